@@ -1,0 +1,96 @@
+"Shared fixtures. No test needs anything outside the checkout but the packages of `pip install -e .[dev]`."
+
+import os
+
+# before torch, transformers or tqdm are imported anywhere
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep: two processes share the cores well
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest  # noqa: E402
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def pytest_collection_modifyitems(items):
+    "Fast tests first, then those with a browser, then the slow ones; otherwise the order of the files."
+    items.sort(key=lambda item: 2 * bool(item.get_closest_marker("slow")) + bool(item.get_closest_marker("browser")))
+
+
+@pytest.fixture(autouse=True)
+def no_run_variables(monkeypatch):
+    "A reader's own settings must not change what the tests see."
+    for name in ("DREAMGYM_SCALE", "DREAMGYM_RUNS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    "A place for a run directory that does not exist yet; the working folder is left alone."
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def quick_run(run_folder):
+    "A fresh run directory at scale quick."
+    from dreamgym.runs import Run
+
+    return Run.open(run_folder, scale="quick", seed=0)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer():
+    "A byte-level tokenizer with SmolLM2's chat format: 256 bytes and three special tokens; it loses nothing."
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|pad|>",
+        additional_special_tokens=["<|im_start|>"], padding_side="left", clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def tiny_llama(tokenizer, seed: int = 0, **changes):
+    "A random two-layer Llama of about 90,000 weights; the same seed gives the same weights."
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+                 num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True)
+    config = LlamaConfig(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id,
+                         pad_token_id=tokenizer.pad_token_id, bos_token_id=None, **{**sizes, **changes})
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture
+def make_tiny_model(tiny_tokenizer):
+    "A function `make(seed=0, **sizes)` that makes tiny models."
+    return lambda seed=0, **changes: tiny_llama(tiny_tokenizer, seed, **changes)
+
+
+@pytest.fixture
+def tiny_model(tiny_tokenizer):
+    "A fresh tiny model with seed 0."
+    return tiny_llama(tiny_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tiny_tokenizer, tmp_path_factory):
+    "The tiny model and its tokenizer, saved as a plain model directory. Do not write into it."
+    folder = tmp_path_factory.mktemp("tiny-model")
+    tiny_llama(tiny_tokenizer).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder

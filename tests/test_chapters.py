@@ -1,0 +1,225 @@
+"Rules that every chapter in nbs/ and every module made from it follows."
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
+MODULES = sorted(path for path in (ROOT / "dreamgym").glob("*.py") if not path.name.startswith("_"))
+EXPECTED = """00_trajectories 01_runs 02_environments 03_language_model 04_cot_annotation 05_experience_model
+    06_replay_buffer 07_curriculum 08_rollouts 09_evaluation 10_policy_optimization 11_training_loop 12_sim_to_real
+    90_report 91_command_line index""".split()
+LIGHT = ["trajectories", "runs", "environments", "curriculum", "report", "command_line"]
+LONGEST_CELL = 40
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+each_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+
+
+def read_notebook(path):
+    return nbformat.read(path, as_version=nbformat.NO_CONVERT)
+
+
+def code_cells(path):
+    return [cell for cell in read_notebook(path).cells if cell.cell_type == "code"]
+
+
+def parse_cell(cell) -> ast.Module:
+    "The cell as Python; lines for IPython or the shell are left out."
+    lines = cell.source.splitlines()
+    return ast.parse("\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in lines))
+
+
+def default_export(path) -> str | None:
+    "The module that a notebook exports to."
+    for cell in code_cells(path):
+        if match := re.search(r"^#\|\s*default_exp\s+(\S+)", cell.source, re.M):
+            return match[1]
+    return None
+
+
+ORDER = {default_export(path): number for number, path in enumerate(NOTEBOOKS) if default_export(path)}
+
+
+def own_imports(tree) -> set[str]:
+    "The modules of this package that a syntax tree imports, anywhere in it."
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == "dreamgym"):
+            module = (node.module or "").removeprefix("dreamgym").lstrip(".")
+            found |= {module} if module else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+            found |= {name.removeprefix("dreamgym.") for name in names if name.startswith("dreamgym.")}
+    return found
+
+
+def foreign_imports(tree) -> set[str]:
+    "The top-level packages from elsewhere that a syntax tree imports, without the standard library."
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(node.module.split(".")[0])
+    return found - set(sys.stdlib_module_names) - {"dreamgym"}
+
+
+# ---------------------------------------------------------------- notebooks
+
+
+def test_the_chapters_are_those_of_the_design():
+    names = [path.stem for path in NOTEBOOKS]
+    assert [name for name in EXPECTED if name not in names] == []
+    for path in NOTEBOOKS:
+        expected = None if path.stem == "index" else path.stem.split("_", 1)[1]
+        assert default_export(path) in (expected, None), "a chapter exports to the module of its own name"
+    assert [name for name in EXPECTED if name != "index" and name.split("_", 1)[1] not in ORDER] == []
+
+
+@each_notebook
+def test_a_notebook_is_valid(path):
+    notebook = read_notebook(path)
+    assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
+    nbformat.validate(notebook)
+    ids = [cell["id"] for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]]  # nbformat mends them
+    assert len(ids) == len(set(ids)), "every cell has an id of its own"
+    assert notebook.metadata.kernelspec == {"display_name": "python3", "language": "python", "name": "python3"}
+    assert set(notebook.metadata) == {"kernelspec"}, "papermill's and the editor's metadata stay out"
+    assert path.stat().st_size <= 400_000, "keep a chapter below 400 kB: smaller pictures, shorter outputs"
+
+
+@each_notebook
+def test_a_notebook_opens_with_its_title_and_promise(path):
+    first = read_notebook(path).cells[0]
+    assert first.cell_type == "markdown" and re.match(r"# \S.*\n+> \S", first.source)
+
+
+@each_notebook
+def test_a_notebook_has_one_parameters_cell(path):
+    cells = [cell for cell in code_cells(path) if "parameters" in cell.metadata.get("tags", [])]
+    assert len(cells) == 1
+    names = []
+    for line in cells[0].source.splitlines():
+        match = re.fullmatch(r"(\w+): (str|int|float|bool) = .+  # \S.*", line)
+        assert match, f"one assignment a line, with its type and a comment: {line!r}"
+        names.append(match[1])
+    if path.stem != "index":
+        assert names[:3] == ["scale", "seed", "run"]
+
+
+@each_notebook
+def test_a_notebook_stores_no_traces_of_a_run(path):
+    for cell in read_notebook(path).cells:
+        assert set(cell.metadata) <= {"tags"}, cell.id
+        assert "injected-parameters" not in cell.metadata.get("tags", []), cell.id
+        if cell.cell_type == "code":
+            assert cell.execution_count is None, cell.id
+            for output in cell.outputs:
+                assert output.output_type != "error", cell.id
+                assert output.get("execution_count") is None, cell.id
+                assert not output.get("metadata"), cell.id
+                assert output.get("name") != "stderr", cell.id
+
+
+@each_notebook
+def test_cells_are_short_and_imports_stand_alone(path):
+    for cell in code_cells(path):
+        lines = [line for line in cell.source.splitlines() if not line.startswith("#|")]
+        assert len(lines) <= LONGEST_CELL, f"cell {cell.id} has {len(lines)} lines"
+        statements = parse_cell(cell).body
+        imports = [node for node in statements if isinstance(node, ast.Import | ast.ImportFrom)]
+        assert len(imports) in (0, len(statements)), f"cell {cell.id} mixes imports with other code"
+        for node in imports:
+            assert all(alias.name != "*" for alias in node.names), f"cell {cell.id} imports *"
+
+
+@each_notebook
+def test_a_notebook_uses_only_chapters_before_it(path):
+    here = ORDER.get(default_export(path), len(ORDER))
+    for cell in code_cells(path):
+        later = {name for name in own_imports(parse_cell(cell)) if ORDER.get(name, len(ORDER)) > here}
+        # every chapter opens its run and shows the system picture, also the one before `01_runs`
+        allowed = set() if re.match(r"#\|\s*export", cell.source) else {"runs"}
+        assert later <= allowed, f"cell {cell.id} imports {sorted(later)} from a later chapter"
+
+
+# ---------------------------------------------------------------- modules
+
+
+@each_module
+def test_a_module_imports_only_from_earlier_ones(path):
+    imported = own_imports(ast.parse(path.read_text(encoding="utf-8")))
+    assert [name for name in sorted(imported) if ORDER.get(name, 99) >= ORDER[path.stem]] == []
+
+
+@each_module
+def test_public_names_have_docstrings(path):
+    tree, missing = ast.parse(path.read_text(encoding="utf-8")), []
+    definitions = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    assert ast.get_docstring(tree), "the title and promise of the chapter become the docstring of its module"
+    for node in tree.body:
+        if isinstance(node, definitions) and not node.name.startswith("_"):
+            inner = [n for n in node.body if isinstance(n, definitions)] if isinstance(node, ast.ClassDef) else []
+            missing += [n.name for n in (node, *inner)
+                        if not n.name.startswith("_") and n.name != "forward" and not ast.get_docstring(n)]
+    assert missing == []
+
+
+@each_module
+def test_a_module_is_safe(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            assert name not in ("eval", "exec", "compile", "__import__", "os.system"), f"line {node.lineno}: {name}"
+            assert name not in ("torch.load", "pandas.read_pickle"), f"line {node.lineno}: {name} unpickles"
+            if any(word.arg == "shell" for word in node.keywords):  # only for a command line that is a constant
+                line = node.args[0]
+                assert isinstance(line, ast.Constant) or ast.unparse(line).isupper(), f"line {node.lineno}: no shell"
+    assert not foreign_or_standard(path) & {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+
+
+def foreign_or_standard(path) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    return {(alias.name if isinstance(node, ast.Import) else node.module or "").split(".")[0]
+            for node in nodes for alias in node.names}
+
+
+def test_what_is_imported_is_declared():
+    "A fresh install must bring everything that the modules and the chapters import."
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {re.match(r"[\w-]+", line)[0].lower() for line in project["dependencies"]}
+    declared |= {"ipython", "urllib3"}  # parts of ipykernel and selenium
+    optional = {"vllm", "ray", "pytest"}
+    sources = {path.name: [ast.parse(path.read_text(encoding="utf-8"))] for path in MODULES}
+    sources |= {path.name: [parse_cell(cell) for cell in code_cells(path)] for path in NOTEBOOKS}
+    distributions = packages_distributions()
+    undeclared = {}
+    for name, trees in sources.items():
+        for package in set().union(*map(foreign_imports, trees)) - optional:
+            if not {d.lower() for d in distributions.get(package, [package])} & declared:
+                undeclared.setdefault(name, []).append(package)
+    assert undeclared == {}
+
+
+def test_light_modules_stay_light():
+    "Reading a file or printing a help text must not wait for torch."
+    program = (
+        "import importlib, sys\n"
+        f"for name in {LIGHT!r}:\n"
+        "    importlib.import_module('dreamgym.' + name)\n"
+        "    heavy = {'torch', 'transformers', 'peft', 'trl', 'datasets', 'faiss'} & set(sys.modules)\n"
+        "    assert not heavy, f'{name} imports {heavy}'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr.strip().splitlines()[-1]
