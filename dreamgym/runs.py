@@ -32,8 +32,8 @@ def size(default, unit: str, paper: str = "the paper does not say"):
     "A field of `Scale`: its default, its unit, and what the paper says about it."
     return field(default=default, metadata={"unit": unit, "paper": paper})
 
-# %% ../nbs/01_runs.ipynb #240d978b
-QUICK_KINDS = ("click-option", "enter-text", "login-user", "click-dialog-2")
+# %% ../nbs/01_runs.ipynb #f3d43c33
+QUICK_KINDS = ("click-button", "click-dialog-2", "enter-text", "login-user")
 
 
 @dataclass(frozen=True)
@@ -45,22 +45,25 @@ class Scale:
     kinds: tuple[str, ...] = size(QUICK_KINDS, "MiniWoB++ task types", "WebShop, ALFWorld, WebArena-Lite")
     browsers: int = size(3, "browsers at once", "at most 4 parallel sessions on WebArena (App. A)")
     maximum_steps: int = size(6, "actions per episode")
-    offline_seeds_per_kind: int = size(30, "tasks")
+    offline_seeds_per_kind: int = size(60, "tasks")
     start_seeds_per_kind: int = size(40, "first pages for training in the dream")
     branches: int = size(3, "wrong-action branches per task")
     lora_rank: int = size(16, "rank")
     demonstration_seeds_per_kind: int = size(6, "oracle trajectories")
     warm_start_epochs: int = size(4, "epochs")
-    warm_start_learning_rate: float = size(5e-4, "per step")
-    experience_epochs: int = size(2, "epochs", "5 epochs in a popular introduction")
-    experience_learning_rate: float = size(1e-3, "per step")
-    experience_token_budget: int = size(110_000, "training tokens")
+    warm_start_learning_rate: float = size(1e-3, "per step")
+    experience_epochs: int = size(1, "epochs", "5 epochs in a popular introduction")
+    experience_learning_rate: float = size(2.5e-3, "per step")
+    experience_token_budget: int = size(56_000, "training tokens")
+    outcome_weight: float = size(3.0, "weight of the tokens that carry the reward", "1 (equation 5)")
+    variation_examples: int = size(40, "task pairs in the experience model's training")
     retrieved: int = size(1, "demonstrations (k)")
     history_length: int = size(2, "past steps")
     iterations: int = size(4, "policy updates in the dream")
     tasks_per_iteration: int = size(8, "tasks", "verl-agent's scripts: 16")
     group_size: int = size(8, "rollouts per task", "verl-agent's scripts: 8")
     policy_learning_rate: float = size(2e-4, "per step", "verl-agent's scripts: 1e-6, full fine-tuning")
+    minibatches: int = size(2, "optimiser steps per batch of rollouts")
     temperature: float = size(1.0, "softmax temperature of rollouts")
     variations: int = size(3, "variations per seed task (m)")
     synthetic_share: float = size(0.2, "share (lambda)", "lambda bounds the share; its value is not given")
