@@ -6,7 +6,7 @@ Docs: https://dreamgym.github.io/dreamgym/curriculum.html.md"""
 
 # %% auto #0
 __all__ = ['reward_variance', 'task_values', 'choose_seed_tasks', 'parse_variation', 'structural_problem', 'Judged',
-           'judge_variations', 'mix_tasks', 'balanced']
+           'judge_variations', 'balanced', 'mix_tasks']
 
 # %% ../nbs/07_curriculum.ipynb #dc863179
 import re
@@ -20,7 +20,7 @@ from .environments import StateError, parse_state
 from .runs import derive_seed
 from .trajectories import DreamgymError, Task
 
-# %% ../nbs/07_curriculum.ipynb #1ff6cb35
+# %% ../nbs/07_curriculum.ipynb #b6b0b1b1
 def reward_variance(
     rewards: Sequence[float],  # of n rollouts of one task
 ) -> float:  # V, between 0 and 0.25 for rewards of 0 and 1
@@ -30,7 +30,7 @@ def reward_variance(
         raise DreamgymError("The value of a task needs at least one rollout.")
     return float(np.mean((values - values.mean()) ** 2))
 
-
+# %% ../nbs/07_curriculum.ipynb #0e499365
 def task_values(
     rollouts: Sequence[tuple[str, float]],  # (task id, reward)
 ) -> dict[str, float]:  # task id -> V
@@ -40,7 +40,7 @@ def task_values(
         rewards.setdefault(task, []).append(reward)
     return {task: reward_variance(values) for task, values in rewards.items()}
 
-
+# %% ../nbs/07_curriculum.ipynb #00734f46
 def choose_seed_tasks(
     values: dict[str, float],  # task id -> V
     count: int,  # at most so many
@@ -64,16 +64,24 @@ def parse_variation(
     return Task(id=f"{root}~{name}", kind=parent.kind, seed=parent.seed, goal=goal.strip(), start_state=page,
                 synthetic=True, parent=root)
 
-# %% ../nbs/07_curriculum.ipynb #3e5e51e0
+# %% ../nbs/07_curriculum.ipynb #d0d829ca
 def _skeleton(goal: str, state: str = "") -> str:
     "A goal with its names taken out: what is left tells the type of task."
-    texts = sorted({e.text for e in parse_state(state) if e.id is not None and e.text}, key=len, reverse=True)
-    bare = re.sub(r'"[^"]*"', '""', goal)
-    for text in texts:
+    bare = re.sub(r"\b\d+(?:st|nd|rd|th)\b", "Nth", re.sub(r'"[^"]*"', '""', goal))
+    for text in sorted(_texts(state), key=len, reverse=True):
         bare = re.sub(rf"(?<!\w){re.escape(text)}(?!\w)", "_", bare)
-    return " ".join(bare.split())
+    return " ".join(re.sub(r"_(?:, _)+", "_", bare).split())
 
 
+def _texts(state: str) -> set[str]:
+    return {text for e in parse_state(state) if e.id is not None for text in (e.text, *e.options) if text}
+
+
+def _named_on_page(goal: str, state: str) -> list[bool]:
+    "For each quoted text of a goal: does an element of the page carry it?"
+    return [text in _texts(state) for text in re.findall(r'"([^"]*)"', goal)]
+
+# %% ../nbs/07_curriculum.ipynb #9518b674
 def structural_problem(
     task: Task,  # a variation
     parent: Task,  # what it varies
@@ -89,9 +97,12 @@ def structural_problem(
         return "another type of task"
     if {e.tag for e in elements} != {e.tag for e in parse_state(parent.start_state)}:
         return "another kind of page"
+    shown = zip(_named_on_page(parent.goal, parent.start_state), _named_on_page(task.goal, task.start_state), strict=True)
+    if any(before and not now for before, now in shown):
+        return "the page lacks what the goal names"
     return ""
 
-# %% ../nbs/07_curriculum.ipynb #8f9b179d
+# %% ../nbs/07_curriculum.ipynb #90b233a8
 class Judged(NamedTuple):
     "A variation and what became of it."
 
@@ -99,7 +110,7 @@ class Judged(NamedTuple):
     problem: str  # "" for accepted
     text: str  # what the model wrote
 
-
+# %% ../nbs/07_curriculum.ipynb #6754101a
 def judge_variations(
     texts: Sequence[str],  # what the model wrote
     parents: Sequence[Task],  # the task that each one varies
@@ -123,7 +134,25 @@ def judge_variations(
             judged[i] = judged[i]._replace(problem=problem)
     return judged
 
-# %% ../nbs/07_curriculum.ipynb #50d8cf36
+# %% ../nbs/07_curriculum.ipynb #0a3dd3c1
+def balanced(
+    tasks: Sequence[Task],  # to draw from
+    count: int,  # at most so many
+    random: np.random.Generator,  # decides which
+) -> list[Task]:
+    "Draw tasks without replacement, task types in turn."
+    piles: dict[str, list[Task]] = {}
+    for i in random.permutation(len(tasks)).tolist():
+        piles.setdefault(tasks[i].kind, []).append(tasks[i])
+    names, output = sorted(piles), []
+    random.shuffle(names)
+    while len(output) < count and any(piles.values()):
+        for name in names:
+            if piles[name] and len(output) < count:
+                output.append(piles[name].pop())
+    return output
+
+# %% ../nbs/07_curriculum.ipynb #7428ad53
 def mix_tasks(
     real: Sequence[Task],  # tasks of the training panel to draw from
     synthetic: Sequence[Task],  # accepted variations
@@ -137,19 +166,8 @@ def mix_tasks(
     random = np.random.default_rng(derive_seed(seed, "mix"))
     invented = list(synthetic)
     random.shuffle(invented)
-    invented = invented[: int(share * count + 1e-9)]
-    return balanced(real, count - len(invented), random) + invented
-
-
-def balanced(tasks: Sequence[Task], count: int, random: np.random.Generator) -> list[Task]:
-    "Draw tasks without replacement, task types in turn."
-    piles: dict[str, list[Task]] = {}
-    for i in random.permutation(len(tasks)).tolist():
-        piles.setdefault(tasks[i].kind, []).append(tasks[i])
-    names, output = sorted(piles), []
-    random.shuffle(names)
-    while len(output) < count and any(piles.values()):
-        for name in names:
-            if piles[name] and len(output) < count:
-                output.append(piles[name].pop())
-    return output
+    number = min(len(invented), int(share * count + 1e-9))
+    chosen = balanced(real, count - number, random)
+    while number > share * (number + len(chosen)) + 1e-9:  # fewer real tasks than asked for: the cap still holds
+        number -= 1
+    return chosen + invented[:number]

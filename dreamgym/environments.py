@@ -8,17 +8,17 @@ Docs: https://dreamgym.github.io/dreamgym/environments.html.md"""
 __all__ = ['StepResult', 'INSTALL_COMMAND', 'TRAINING_KINDS', 'HELD_OUT_KINDS', 'KINDS', 'Element', 'quote', 'unquote',
            'render_element', 'render_state', 'StateError', 'parse_element', 'parse_state', 'InvalidAction', 'Action',
            'parse_action', 'check_action', 'TextEnvironment', 'BatchEnvironment', 'BatchOf', 'BrowserMissing',
-           'find_browser', 'install_browser', 'start_chrome', 'PageReport', 'Browser', 'MiniWobBatch',
+           'find_browser', 'install_browser', 'start_chrome', 'quit_chrome', 'PageReport', 'Browser', 'MiniWobBatch',
            'MiniWobEnvironment', 'make_task', 'task_of', 'goal_fields', 'oracle_action', 'play_episodes',
            'wrong_action', 'collect_trajectories', 'PanelError', 'make_panels', 'panel_hash', 'load_panel',
            'offline_data', 'start_tasks', 'sample_trajectories']
 
-# %% ../nbs/02_environments.ipynb #b287081b
-import atexit
+# %% ../nbs/02_environments.ipynb #61cc5c6d
 import json
 import os
 import re
 import shutil
+import subprocess
 import tempfile
 import weakref
 from collections.abc import Callable, Sequence
@@ -81,9 +81,9 @@ def render_state(elements: Sequence[Element]) -> str:
     "A page as text, one line an element."
     return "\n".join(map(render_element, elements))
 
-# %% ../nbs/02_environments.ipynb #343d73e3
+# %% ../nbs/02_environments.ipynb #7366f809
 _QUOTED = r"'(?:[^'\\]|\\.)*'"
-_LINE = re.compile(rf"\[(\d{{1,4}})\] ([a-z]+) ({_QUOTED})(?: (on|off))?(?: of ({_QUOTED}(?: \| {_QUOTED})*))?")
+_LINE = re.compile(rf"\[([0-9]{{1,4}})\] ([a-z]+) ({_QUOTED})(?: (on|off))?(?: of ({_QUOTED}(?: \| {_QUOTED})*))?")
 
 
 class StateError(DreamgymError):
@@ -112,7 +112,7 @@ def parse_state(state: str) -> list[Element]:
         raise StateError("A page names the same id twice.")
     return elements
 
-# %% ../nbs/02_environments.ipynb #e370c3f0
+# %% ../nbs/02_environments.ipynb #4e95ad34
 class InvalidAction(DreamgymError):
     "An action outside the grammar, or one that the page does not offer."
 
@@ -125,7 +125,7 @@ class Action(NamedTuple):
     text: str = ""  # what to type, or the option
 
 
-_ACTION = re.compile(r"(?:(click) (\d{1,4})|(type|select) (\d{1,4}) (\S.*))")
+_ACTION = re.compile(r"(click) ([0-9]{1,4})|(type|select) ([0-9]{1,4}) (\S.*)")
 _FIELDS = ("input", "password", "textarea")
 
 
@@ -233,12 +233,13 @@ class BatchOf(BatchEnvironment):
         for environment in self.slots:
             environment.close()
 
-# %% ../nbs/02_environments.ipynb #a72e3bd3
+# %% ../nbs/02_environments.ipynb #19b07415
 class BrowserMissing(DreamgymError):
     "No Chrome or Chromium, or no chromedriver."
 
 
-_NAMES = ("google-chrome", "google-chrome-stable", "chromium", "chromium-browser", "chrome")
+_NAMES = ("google-chrome", "google-chrome-stable", "chromium", "chromium-browser", "chrome",
+          "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
 INSTALL_COMMAND = "apt-get update && apt-get install -y chromium chromium-driver"
 
 
@@ -253,8 +254,6 @@ def find_browser() -> str:
 
 def install_browser() -> str:
     "Find a browser, or install Chromium with apt as root on Debian or Ubuntu; return its path."
-    import subprocess
-
     try:
         return find_browser()
     except BrowserMissing:
@@ -267,26 +266,55 @@ def install_browser() -> str:
         raise BrowserMissing(f"Installing Chromium failed ({reason}); type: {INSTALL_COMMAND}")
     return find_browser()
 
-# %% ../nbs/02_environments.ipynb #2e7f995b
+# %% ../nbs/02_environments.ipynb #fa1cfa61
 _FLAGS = ("--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --disable-sync "
           "--disable-background-networking --disable-component-update --disable-extensions --mute-audio").split()
 
 
-def start_chrome():  # a selenium driver
-    "Start one headless browser with an empty profile that is deleted when the browser is closed."
+def start_chrome():  # a selenium driver; `quit_chrome` ends it
+    "Start one headless browser with an empty profile of its own; it ends with this process, however that ends."
     from selenium import webdriver
+    from selenium.common.exceptions import NoSuchDriverException
     from selenium.webdriver.chrome.service import Service
 
     options = webdriver.ChromeOptions()
     options.binary_location = find_browser()
-    for flag in _FLAGS:
+    profile = tempfile.mkdtemp(prefix="dreamgym-chrome-")
+    for flag in (*_FLAGS, f"--user-data-dir={profile}"):
         options.add_argument(flag)
-    driver_path = os.environ.get("SE_CHROMEDRIVER") or shutil.which("chromedriver")
-    service = Service(driver_path) if driver_path else Service()  # Selenium Manager finds or fetches one
-    driver = webdriver.Chrome(service=service, options=options)
+    path = os.environ.get("SE_CHROMEDRIVER") or shutil.which("chromedriver")
+    try:  # a session of its own: an interrupt in the terminal is for Python, not for the browser
+        driver = webdriver.Chrome(options, Service(path, popen_kw={"start_new_session": True}))
+    except Exception as error:
+        shutil.rmtree(profile, ignore_errors=True)
+        if isinstance(error, NoSuchDriverException):  # Selenium Manager could not fetch one either
+            raise BrowserMissing(f"No chromedriver; install it, on Debian or Ubuntu with: {INSTALL_COMMAND}") from error
+        raise
     driver.set_script_timeout(20)
     driver.set_page_load_timeout(30)
+    driver.profile, driver.guard = profile, _guard(driver, profile)
     return driver
+
+# %% ../nbs/02_environments.ipynb #cbf55850
+_GUARD = """read -r _
+if [ ! -d /proc/self ] || grep -q "$1" "/proc/$2/cmdline" 2>/dev/null; then kill -9 "$2"; fi
+kill -9 "$3"
+rm -rf -- "$1" || { sleep 1; rm -rf -- "$1"; }"""
+
+
+def _guard(driver, profile: str) -> subprocess.Popen:
+    "A shell that waits until its input closes, which the death of this process does too, and then clears away."
+    numbers = [driver.capabilities.get("goog:processID", 0), driver.service.process.pid]  # Chrome and its driver
+    arguments = ["/bin/sh", "-c", _GUARD, "guard", profile, *map(str, numbers)]
+    quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(arguments, stdin=subprocess.PIPE, start_new_session=True, **quiet)
+
+
+def quit_chrome(driver) -> None:
+    "End a browser from `start_chrome`, also one that is dead or half dead, and delete its profile."
+    driver.quit()
+    driver.guard.stdin.close()
+    driver.guard.wait(10)
 
 # %% ../nbs/02_environments.ipynb #d7efccfc
 def _page_script() -> str:
@@ -309,7 +337,7 @@ def _read_report(report: dict) -> PageReport:
     state = END_STATE if report["done"] else render_state(rows)
     return PageReport(report["goal"], state, report["done"], report["raw"] >= 1)  # partial credit is no success
 
-# %% ../nbs/02_environments.ipynb #2ad8c2cf
+# %% ../nbs/02_environments.ipynb #9f773015
 class Browser:
     "One headless browser that shows MiniWoB++ pages; a dead one is replaced at the next start."
 
@@ -321,38 +349,36 @@ class Browser:
 
         if self.driver is None:
             self.driver, self.starts = start_chrome(), self.starts + 1
-            self._finalizer = weakref.finalize(self, _quit, self.driver)
+            self._finalizer = weakref.finalize(self, quit_chrome, self.driver)
         page = Path(miniwob.__file__).parent / "html" / "miniwob" / f"{kind}.html"
-        if not page.exists():
+        if not re.fullmatch("[a-z0-9-]+", kind) or not page.exists():
             raise DreamgymError(f"MiniWoB++ has no task type {kind!r}.")
         self.driver.get(page.as_uri())
         self.driver.execute_script(_page_script())
         self.kind = kind
 
-    def start(self, task: Task) -> PageReport:
+    def start(
+        self,
+        task: Task,  # real: its type and seed name the page
+        actions: Sequence[Action] = (),  # carried out at once, to come back to an earlier page
+    ) -> PageReport:
         "Start an episode: the clock is stopped, the page is seeded."
         if self.driver is None or self.kind != task.kind:
             self._open(task.kind)
-        script = "dreamgym.start(arguments[0]); return dreamgym.report();"
-        return _read_report(self.driver.execute_script(script, task.seed))
+        return self._ask("return dreamgym.start(arguments[0], arguments[1]);", task.seed, list(actions))
 
     def act(self, action: Action) -> PageReport:
         "Carry out a checked action."
-        script = "dreamgym.act(arguments[0], arguments[1], arguments[2]); return dreamgym.report();"
-        return _read_report(self.driver.execute_script(script, action.kind, action.element, action.text))
+        return self._ask("return dreamgym.act(...arguments[0]);", action)
+
+    def _ask(self, script: str, *arguments) -> PageReport:
+        return _read_report(self.driver.execute_script(script, *arguments))
 
     def close(self) -> None:
         "Quit the browser."
         if self.driver is not None:
             self._finalizer()
         self.driver, self.kind = None, ""
-
-
-def _quit(driver) -> None:
-    try:
-        driver.quit()
-    except Exception:  # a browser that is dead already
-        driver.service.stop()
 
 # %% ../nbs/02_environments.ipynb #71cb45b7
 class _Episode:
@@ -384,7 +410,7 @@ class MiniWobBatch(BatchEnvironment):
             browser.close()
         self.pool.shutdown(wait=False)
 
-# %% ../nbs/02_environments.ipynb #a2301295
+# %% ../nbs/02_environments.ipynb #f1579a3c
 @patch
 def _with_retry(self: MiniWobBatch, slot: int, work: Callable[[Browser], PageReport]) -> PageReport:
     "Run work on a browser; replace the browser and repeat when it fails, three times at most."
@@ -407,16 +433,13 @@ def _show(self: MiniWobBatch, slot: int, index: int) -> PageReport | None:
     episode = self.episodes[index]
     if self.at[slot] == (index, len(episode.actions)):
         return None
-    browser = self.browsers[slot]
-    report = browser.start(episode.task)
-    for action in episode.actions:
-        report = browser.act(action)
-        self.replays += 1
+    report = self.browsers[slot].start(episode.task, episode.actions)
+    self.replays += len(episode.actions)
     self.mismatches += bool(episode.state) and report.state != episode.state
     self.at[slot] = (index, len(episode.actions))
     return report
 
-# %% ../nbs/02_environments.ipynb #30e29eb9
+# %% ../nbs/02_environments.ipynb #a8a4b115
 @patch
 def _spread(self: MiniWobBatch, indices: Sequence[int], work: Callable[[int, int], object]) -> list:
     "Share episodes among the browsers: same task types together, equal parts, in threads."
@@ -436,6 +459,8 @@ def _spread(self: MiniWobBatch, indices: Sequence[int], work: Callable[[int, int
 @patch
 def reset_batch(self: MiniWobBatch, tasks: Sequence[Task]) -> list[Task]:
     "Start one episode a task; return the tasks with goal and first page."
+    if invented := next((task for task in tasks if task.synthetic), None):
+        raise DreamgymError(f"The task {invented.id} was invented and has no real page; reset to a real task.")
     self.episodes = [_Episode(task) for task in tasks]
     self.at = [(-1, -1)] * len(self.browsers)
 
@@ -447,7 +472,7 @@ def reset_batch(self: MiniWobBatch, tasks: Sequence[Task]) -> list[Task]:
         episode.state, episode.goal = report.state, report.goal
     return [e.task.model_copy(update=dict(goal=e.goal, start_state=e.state)) for e in self.episodes]
 
-# %% ../nbs/02_environments.ipynb #6b1aa36f
+# %% ../nbs/02_environments.ipynb #eac141ee
 @patch
 def _step_one(self: MiniWobBatch, slot: int, index: int, action: Action) -> StepResult:
     episode = self.episodes[index]
@@ -467,6 +492,8 @@ def _step_one(self: MiniWobBatch, slot: int, index: int, action: Action) -> Step
 @patch
 def step_batch(self: MiniWobBatch, actions: Sequence[str | None]) -> list[StepResult | None]:
     "One action per episode (None for ended ones); invalid actions end their episode without a browser."
+    if len(actions) != len(self.episodes):
+        raise DreamgymError(f"{len(actions)} actions for {len(self.episodes)} episodes: reset first, then give one each.")
     results: list[StepResult | None] = [None] * len(actions)
     valid: dict[int, Action] = {}
     for index, text in enumerate(actions):
@@ -478,6 +505,7 @@ def step_batch(self: MiniWobBatch, actions: Sequence[str | None]) -> list[StepRe
             check_action(action, self.episodes[index].state)
             valid[index] = action
         except InvalidAction as error:
+            self.episodes[index].state = FAILURE_STATE  # nothing can be done there
             results[index] = (FAILURE_STATE, 0.0, True, False, {"invalid": str(error)})
     outcomes = self._spread(list(valid), lambda slot, i: self._step_one(slot, i, valid[i]))
     for index, outcome in zip(valid, outcomes, strict=True):
@@ -522,10 +550,11 @@ def task_of(options: dict | None) -> Task:
         raise DreamgymError('Pass the task to reset: environment.reset(options={"task": task}).')
     return task
 
-# %% ../nbs/02_environments.ipynb #8a4ad697
+# %% ../nbs/02_environments.ipynb #46f3afdc
 TRAINING_KINDS = ("click-button", "click-link", "click-option", "click-checkboxes", "enter-text", "enter-password",
                   "login-user", "focus-text-2", "click-tab-2", "click-collapsible-2", "click-dialog-2",
-                  "click-widget", "search-engine", "navigate-tree", "choose-list", "multi-layouts")
+                  "click-widget", "search-engine", "navigate-tree", "choose-list", "multi-layouts",
+                  "email-inbox-delete", "email-inbox-reply")
 HELD_OUT_KINDS = ("click-test-2", "click-button-sequence")
 KINDS = TRAINING_KINDS + HELD_OUT_KINDS
 
@@ -605,7 +634,7 @@ def _oracle_widget(slots, elements, past):
     tag = {"text": "input"}.get(slots["target"], slots["target"])
     return _click(_find(elements, tag=tag))
 
-# %% ../nbs/02_environments.ipynb #248691da
+# %% ../nbs/02_environments.ipynb #8a842a6f
 def _oracle_search(slots, elements, past):
     field, rank = _find(elements, tag="input"), int(slots["rank"])
     if field.text != slots["query"]:
@@ -636,10 +665,24 @@ def _oracle_movie(slots, elements, past):
     return _fill_form(elements, wanted)
 
 
+def _oracle_mail(slots, elements, past):
+    back = next((e for e in elements if e.text.startswith("close-")), None)  # a mail is open
+    if back and (back.text == "close-forward" or Element(None, "text", slots["by"]) not in elements):
+        return _click(back)
+    box = _find(elements, tag="textarea")
+    if box:
+        message = slots["message"]
+        return _click(_find(elements, "send-reply")) if box.text == message else f"type {box.id} {message}"
+    row = 0 if back else next(i for i, e in enumerate(elements) if e.text.startswith(slots["by"] + " "))
+    if slots["task"] == "delete":
+        return _click(_find(elements[row:], "trash"))
+    return _click(_find(elements, "Reply") if back else elements[row])
+
+
 def _oracle_sequence(slots, elements, past):
     return _click(_find(elements, "TWO" if past else "ONE"))
 
-# %% ../nbs/02_environments.ipynb #31f5ae14
+# %% ../nbs/02_environments.ipynb #0f0c43e2
 _ORACLES = {
     "click-button": _oracle_click, "click-link": _oracle_click, "click-dialog-2": _oracle_click,
     "click-test-2": _oracle_click, "click-option": _oracle_marks, "click-checkboxes": _oracle_marks,
@@ -647,7 +690,7 @@ _ORACLES = {
     "focus-text-2": _oracle_focus, "click-tab-2": _oracle_open,
     "click-collapsible-2": _oracle_open, "click-widget": _oracle_widget, "search-engine": _oracle_search,
     "navigate-tree": _oracle_tree, "choose-list": _oracle_list, "multi-layouts": _oracle_movie,
-    "click-button-sequence": _oracle_sequence,
+    "click-button-sequence": _oracle_sequence, "email-inbox-delete": _oracle_mail, "email-inbox-reply": _oracle_mail,
 }
 
 
@@ -752,22 +795,40 @@ def collect_trajectories(
     watch(len(oracle) * (1 + branches), len(oracle) * (1 + branches))
     return oracle + [t for t in branched if t is not None]
 
-# %% ../nbs/02_environments.ipynb #6cbf13d2
+# %% ../nbs/02_environments.ipynb #8292a6bc
+def _invalid_action(page: str, random: np.random.Generator) -> str:
+    "What a model writes that has not learned the form: no id, an id that is not there, a sentence."
+    return str(random.choice(["press the button", "click", f"click {len(page.splitlines()) + 20}", "click the first one"]))
+
+
 def _plan_branch(oracle: Trajectory, random: np.random.Generator) -> Callable[[Task, str, list[str]], str | None]:
     "Where a branch leaves the oracle's path, with which mistake, and whether it repairs it."
-    actions = [t.action for t in oracle.transitions]
-    leave = len(actions) - 1 if random.random() < 0.4 else int(random.integers(len(actions)))
+    actions, last = [t.action for t in oracle.transitions], oracle.transitions[-1]
     repairs, invalid = random.random() < 0.35, random.random() < 0.03
+    target = check_action(parse_action(actions[-1]), last.state)
+    rivals = [e for e in parse_state(last.state) if e.tag == target.tag and e.id not in (None, target.id)]
+    # a form with one button: a mistake at the last step changes nothing, so it comes earlier
+    steps = len(actions) if repairs or rivals or len(actions) == 1 else len(actions) - 1
+    leave = steps - 1 if random.random() < 0.4 else int(random.integers(steps))
 
     def choose(task: Task, page: str, past: list[str]) -> str | None:
         step = len(past)
         if step == leave:
-            return "press the button" if invalid else wrong_action(actions[step], task, page, random)
+            return _invalid_action(page, random) if invalid else wrong_action(actions[step], task, page, random)
         if step < leave or (not repairs and step < len(actions)):
             return actions[step]
-        return _oracle_or_none(task, page, past) if repairs else None
+        if repairs:
+            return _oracle_or_none(task, page, past)
+        return actions[-1] if step == len(actions) and _is_valid(actions[-1], page) else None  # submit in the end
 
     return choose
+
+
+def _is_valid(action: str, page: str) -> bool:
+    try:
+        return bool(check_action(parse_action(action), page))
+    except InvalidAction:
+        return False
 
 # %% ../nbs/02_environments.ipynb #0142d625
 class PanelError(DreamgymError):

@@ -46,7 +46,7 @@ from dreamgym.trajectories import (
     read_trajectories,
 )
 
-# %% ../nbs/05_experience_model.ipynb #057d9e4d
+# %% ../nbs/05_experience_model.ipynb #8b209b14
 class Demonstration(NamedTuple):
     "A past step that grounds an answer: d_j of equation 4."
 
@@ -64,7 +64,7 @@ class Query(NamedTuple):
     history: tuple[str, ...] = ()  # earlier actions in words, oldest first
     demonstrations: tuple[Demonstration, ...] = ()  # d_1 ... d_k, most similar first
 
-
+# %% ../nbs/05_experience_model.ipynb #66b2b698
 def demonstration_of(task: Task, transition: Transition) -> Demonstration:
     "A transition as a demonstration."
     outcome = "goes on" if not transition.done else "success" if transition.reward else "failure"
@@ -82,7 +82,7 @@ def experience_prompt(
     return "\n".join([f"Task: {query.task.goal}", "Page:", query.state, *(["Past: " + "; ".join(past)] if past else []),
                       *seen, f"Action: {query.action} = {describe_action(query.action, query.state)}", "Think:" if reasoning else "Think: -\n"])
 
-# %% ../nbs/05_experience_model.ipynb #58c9c444
+# %% ../nbs/05_experience_model.ipynb #211bb062
 class Imagined(NamedTuple):
     "A parsed answer."
 
@@ -93,7 +93,7 @@ class Imagined(NamedTuple):
     valid: bool = True  # False: the text could not be parsed and counts as a failure
     text: str = ""  # what the model wrote
 
-
+# %% ../nbs/05_experience_model.ipynb #91fd1294
 def render_answer(
     transition: Transition,  # with its reasoning
 ) -> tuple[str, str]:  # the reasoning part, and the part with reward and next page
@@ -117,7 +117,7 @@ def _render_change(before: str, after: str) -> str:
             return "\n".join(["edit", *(render_element(b) for _, b in changed)])
     return "page\n" + after
 
-# %% ../nbs/05_experience_model.ipynb #eb2c4309
+# %% ../nbs/05_experience_model.ipynb #418d7eff
 class AnswerError(DreamgymError):
     "An answer of the model that does not follow the form."
 
@@ -142,10 +142,17 @@ def _parse_change(before: str, lines: Sequence[str]) -> str:
         after = "\n".join(lines[1:])
     else:
         raise AnswerError("The next page is neither `same`, nor `edit` with lines, nor `page` with lines.")
+    if after in (END_STATE, FAILURE_STATE):
+        raise AnswerError("A special page stands only at the end of an episode.")
     parse_state(after)  # raises StateError where a line is no line of a page
     return after
 
-# %% ../nbs/05_experience_model.ipynb #01970c11
+# %% ../nbs/05_experience_model.ipynb #1718590f
+def _no_answer(text: str) -> Imagined:
+    "What becomes of an answer that cannot be read: a failure."
+    return Imagined("", FAILURE_STATE, 0.0, True, False, text)
+
+
 def parse_answer(
     text: str,  # what the model wrote
     state: str,  # the page before the action
@@ -162,14 +169,14 @@ def parse_answer(
             raise AnswerError(f"Not an outcome: {lines[0][:40]!r}.")
         return Imagined(reasoning, _parse_change(state, lines[1:]), 0.0, False, True, text)
     except (AnswerError, StateError):
-        return Imagined("", FAILURE_STATE, 0.0, True, False, text)
+        return _no_answer(text)
 
-# %% ../nbs/05_experience_model.ipynb #248772ee
+# %% ../nbs/05_experience_model.ipynb #d3af14d9
 def transition_text(goal: str, state: str, action: str) -> str:
     "What is embedded of a step: the action in words, the task and the page, φ(s, a) of the paper."
     return f"{describe_action(action, state)} | {goal} | {state}"
 
-
+# %% ../nbs/05_experience_model.ipynb #5e8556d1
 class ExperienceExample(NamedTuple):
     "An annotated transition with what is needed to ask about it."
 
@@ -193,7 +200,7 @@ def annotated_steps(
             history = (*history, describe_action(step.action, step.state))
     return output
 
-# %% ../nbs/05_experience_model.ipynb #4f03b1a3
+# %% ../nbs/05_experience_model.ipynb #f72c0460
 def nearest_rows(
     vectors: np.ndarray,  # (n, width) unit vectors
     groups: Sequence[str],  # n names; a row never retrieves its own group
@@ -203,9 +210,10 @@ def nearest_rows(
     similarity = vectors @ vectors.T
     names = np.array(groups)
     similarity[names[:, None] == names[None, :]] = -np.inf
-    return [row[:k].tolist() for row in np.argsort(-similarity, axis=1, kind="stable")]
+    order = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
+    return [[i for i in row.tolist() if names[i] != name] for row, name in zip(order, names, strict=True)]
 
-
+# %% ../nbs/05_experience_model.ipynb #da8bbfd6
 def ground(
     steps: Sequence[ExperienceExample],  # what is asked
     embedder: Embedder,
@@ -244,7 +252,7 @@ class ExperienceModel:
         "The text that is asked."
         return experience_prompt(query, self.history_length, self.reasoning)
 
-# %% ../nbs/05_experience_model.ipynb #683036da
+# %% ../nbs/05_experience_model.ipynb #812fdce3
 @patch
 def example(
     self: ExperienceModel,
@@ -264,20 +272,22 @@ def example(
     prompt = experience_prompt(step.query, self.history_length, reasoning)
     return Example(self.model.encode(prompt), completion, weights)
 
-
+# %% ../nbs/05_experience_model.ipynb #c153ba2e
 @patch
 def loss_parts(
     self: ExperienceModel,
     steps: Sequence[ExperienceExample],  # annotated transitions
 ) -> dict[str, float]:  # nats per token: "reasoning" and "next_state_and_reward"
     "The two parts of equation 5: −log P(R*|s,a,H,D) and −log P(s',r|s,a,R*,H,D), each a mean per token."
-    scores = self.model.log_probabilities([self.example(s) for s in steps])
-    traces = [len(self.model.encode(render_answer(s.transition)[0])) for s in steps]
+    examples = [self.example(s) for s in steps]
+    scores = self.model.log_probabilities(examples)
+    traces = [len(e.completion) - len(self.example(s, reasoning=False).completion)
+              for s, e in zip(steps, examples, strict=True)]
     first = [float(v) for row, n in zip(scores, traces, strict=True) for v in row[:n]]
     second = [float(v) for row, n in zip(scores, traces, strict=True) for v in row[n:]]
     return {"reasoning": -float(np.mean(first)), "next_state_and_reward": -float(np.mean(second))}
 
-# %% ../nbs/05_experience_model.ipynb #aa31fada
+# %% ../nbs/05_experience_model.ipynb #c140f3e0
 Retriever = Callable[[Sequence[Query]], list[tuple[Demonstration, ...]]]
 
 
@@ -295,20 +305,21 @@ def imagine(
         asked = [q if q.demonstrations else q._replace(demonstrations=d) for q, d in zip(asked, found, strict=True)]
     samples = self.model.sample([self.model.encode(self.prompt(q)) for q in asked], self.maximum_tokens, temperature=0)
     for (key, query), sample in zip(new, samples, strict=True):
-        text = self.model.decode(sample.tokens)
-        self.answers[key] = parse_answer(text if self.reasoning else f"-\n{text}", query.state)
+        text = self.model.decode(sample.tokens) if self.reasoning else f"-\n{self.model.decode(sample.tokens)}"
+        whole = sample.tokens[-1:] == [self.model.end]  # else cut at `maximum_tokens`
+        self.answers[key] = parse_answer(text, query.state) if whole else _no_answer(text)
     answers = [self.answers[key] for key in keys]
     self.asked += len(answers)
     self.unparsable += sum(not a.valid for a in answers)
     return answers
 
-
+# %% ../nbs/05_experience_model.ipynb #29335399
 @patch
 def forget(self: ExperienceModel) -> None:
     "Drop remembered answers, for example after training or when the buffer changed."
     self.answers.clear()
 
-# %% ../nbs/05_experience_model.ipynb #e2ac0062
+# %% ../nbs/05_experience_model.ipynb #e2433f41
 def choose_steps(
     steps: Sequence[ExperienceExample],  # distinct steps
     lengths: Sequence[int],  # tokens of each
@@ -335,7 +346,7 @@ def choose_steps(
                 piles[key] = []
     return chosen
 
-
+# %% ../nbs/05_experience_model.ipynb #d2cc59eb
 @patch
 def fit(
     self: ExperienceModel,
@@ -358,12 +369,12 @@ def fit(
     self.forget()
     return losses
 
-# %% ../nbs/05_experience_model.ipynb #49649978
+# %% ../nbs/05_experience_model.ipynb #ff7b4257
 def variation_prompt(task: Task) -> str:
     "Ask for a new task of the same type; M_task shares its parameters with M_exp (equation 6)."
     return f"Task: {task.goal}\nPage:\n{task.start_state}\nNew task:"
 
-
+# %% ../nbs/05_experience_model.ipynb #aff5e7e3
 def variation_examples(
     model: LanguageModel,
     tasks: Sequence[Task],  # real tasks with goal and first page
@@ -382,7 +393,7 @@ def variation_examples(
         output.append(Example(model.encode(variation_prompt(pile[first])), model.encode(answer) + [model.end]))
     return output
 
-
+# %% ../nbs/05_experience_model.ipynb #c1b82caa
 @patch
 def invent(
     self: ExperienceModel,
@@ -486,7 +497,7 @@ class DreamEnvironment(TextEnvironment):
         "One action as text."
         return self.batch.step_batch([action])[0]
 
-# %% ../nbs/05_experience_model.ipynb #5cf7f3e1
+# %% ../nbs/05_experience_model.ipynb #2c8c65d8
 def split_steps(
     steps: Sequence[ExperienceExample],
     every: int = 6,  # one task in so many is held out
@@ -495,7 +506,7 @@ def split_steps(
     held = {s.query.task.id for s in steps if s.query.task.seed % every == every - 1}
     return [s for s in steps if s.query.task.id not in held], [s for s in steps if s.query.task.id in held]
 
-
+# %% ../nbs/05_experience_model.ipynb #b9384da9
 def new_experience_model(run: Run) -> ExperienceModel:
     "An untrained experience model of a run's size."
     model = LanguageModel.load(run.scale.model, run.scale.lora_rank, seed=derive_seed(run.seed, "experience"))
@@ -507,7 +518,7 @@ def experience_steps(run: Run) -> tuple[list[ExperienceExample], list[Experience
     steps = annotated_steps(read_trajectories(annotated_data(run)))
     return split_steps(ground(steps, Embedder(), run.scale.retrieved, keep=0.7, seed=run.seed))
 
-# %% ../nbs/05_experience_model.ipynb #c4eb2038
+# %% ../nbs/05_experience_model.ipynb #a43c0001
 def experience_model(
     run: Run,  # gives the annotated trajectories and all sizes
 ) -> Path:  # experience_model/ in the run directory: an adapter
@@ -525,7 +536,7 @@ def experience_model(
 
     return run.build("experience_model", make)
 
-
+# %% ../nbs/05_experience_model.ipynb #54e39baa
 def load_experience_model(run: Run) -> ExperienceModel:
     "The trained experience model of a run, without retrieval; `replay_buffer.grounded_model` adds it."
     folder, model = experience_model(run), new_experience_model(run)

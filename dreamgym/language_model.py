@@ -519,7 +519,7 @@ def _sample_batch(self: LanguageModel, prompts, maximum_tokens, temperature, uni
                                     past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
     return output
 
-# %% ../nbs/03_language_model.ipynb #fcfeeb25
+# %% ../nbs/03_language_model.ipynb #6ef2d059
 @patch
 @torch.inference_mode()
 def sample(
@@ -529,7 +529,7 @@ def sample(
     temperature: float = 1.0,  # 0 is greedy
     seed: int = 0,  # seed of this call
     stop: Sequence[int] = (),  # token ids that end a completion, beside the end token
-    batch: int = 64,  # completions decoded together
+    batch: int = 48,  # completions decoded together
 ) -> list[Sample]:  # one a prompt, in order
     "Sample completions. A row's randomness depends on the seed and its place, not on the batch it falls in."
     if not prompts:
@@ -638,7 +638,7 @@ def _tree_inputs(trees: Sequence[TokenTree], fill: int, placement: Placement):
     return (torch.from_numpy(tokens).to(placement.device), torch.from_numpy(positions).to(placement.device),
             mask.to(placement.device))
 
-# %% ../nbs/03_language_model.ipynb #a02e6031
+# %% ../nbs/03_language_model.ipynb #da947778
 @patch
 def _tree_scores(self: LanguageModel, trees, examples, places, temperature) -> list[torch.Tensor]:
     "Log-probabilities of the completions of one padded batch of trees."
@@ -659,7 +659,7 @@ def score_batches(
     self: LanguageModel,
     examples: Sequence[Example],  # prompts and completions as token ids; neither may be empty
     temperature: float = 1.0,  # softmax temperature
-    tokens_per_batch: int = 1024,  # padded tree nodes computed together (bounds the memory)
+    tokens_per_batch: int = 640,  # padded tree nodes computed together (bounds the memory)
     tokens_per_tree: int = 320,  # larger trees share more and attend more
 ) -> Iterator[tuple[list[int], list[torch.Tensor]]]:  # indices of a batch, and per example its (length,) scores
     "Log-probability of every completion token, differentiable, batch by batch: call `backward` on each."
@@ -674,7 +674,7 @@ def score_batches(
         moved = [(local[places[i][0]], places[i][1]) for i in rows]
         yield rows, self._tree_scores([trees[t] for t in batch], [examples[i] for i in rows], moved, temperature)
 
-# %% ../nbs/03_language_model.ipynb #279c3fb4
+# %% ../nbs/03_language_model.ipynb #3bb8233e
 @patch
 def plain_scores(
     self: LanguageModel,
@@ -699,7 +699,7 @@ def log_probabilities(
     self: LanguageModel,
     examples: Sequence[Example],  # prompts and completions as token ids
     temperature: float = 1.0,  # softmax temperature
-    tokens_per_batch: int = 2048,  # padded tokens computed together
+    tokens_per_batch: int = 1280,  # padded tokens computed together
 ) -> list[torch.Tensor]:  # per example (completion length,) float32
     "Log-probability of every completion token, without gradients."
     output: list[torch.Tensor | None] = [None] * len(examples)
@@ -742,7 +742,7 @@ def _learning_rate(step: int, total: int, peak: float) -> float:
     cosine = 0.55 + 0.45 * np.cos(np.pi * min(1.0, step / max(1, total)))
     return peak * min(1.0, (step + 1) / warm) * cosine
 
-# %% ../nbs/03_language_model.ipynb #60e0ab49
+# %% ../nbs/03_language_model.ipynb #3f14f2d6
 @patch
 def train_supervised(
     self: LanguageModel,
@@ -750,7 +750,7 @@ def train_supervised(
     epochs: int = 1,  # passes over the examples
     learning_rate: float = 5e-4,  # peak
     tokens_per_step: int = 2048,  # tokens of one optimiser step
-    tokens_per_batch: int = 1024,  # padded tokens computed together (bounds the memory)
+    tokens_per_batch: int = 640,  # padded tokens computed together (bounds the memory)
     seed: int = 0,  # of the order
     watch: Callable[[int, int, float], None] = lambda step, total, loss: None,  # called after every step
 ) -> list[float]:  # mean loss per completion token, a step

@@ -66,7 +66,7 @@ def grpo_loss(
         loss = loss + kl_weight * divergence
     return loss, metrics
 
-# %% ../nbs/10_policy_optimization.ipynb #c96e2c9d
+# %% ../nbs/10_policy_optimization.ipynb #dc658ff5
 @dataclass(frozen=True)
 class GRPOSettings:
     "Numbers of the update; where the paper is silent the value is ours."
@@ -77,7 +77,7 @@ class GRPOSettings:
     temperature: float = 1.0  # of the rollouts
     minibatches: int = 2  # optimiser steps a batch of rollouts
     epochs: int = 1  # passes over the batch
-    tokens_per_batch: int = 1024  # padded tokens computed together (bounds the memory)
+    tokens_per_batch: int = 640  # padded tokens computed together (bounds the memory)
 
 
 class _Row(NamedTuple):

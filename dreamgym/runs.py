@@ -32,7 +32,7 @@ def size(default, unit: str, paper: str = "the paper does not say"):
     "A field of `Scale`: its default, its unit, and what the paper says about it."
     return field(default=default, metadata={"unit": unit, "paper": paper})
 
-# %% ../nbs/01_runs.ipynb #f3d43c33
+# %% ../nbs/01_runs.ipynb #7d6cacf7
 QUICK_KINDS = ("click-button", "click-dialog-2", "enter-text", "login-user")
 
 
@@ -62,8 +62,8 @@ class Scale:
     iterations: int = size(4, "policy updates in the dream")
     tasks_per_iteration: int = size(8, "tasks", "verl-agent's scripts: 16")
     group_size: int = size(8, "rollouts per task", "verl-agent's scripts: 8")
-    policy_learning_rate: float = size(2e-4, "per step", "verl-agent's scripts: 1e-6, full fine-tuning")
-    minibatches: int = size(2, "optimiser steps per batch of rollouts")
+    policy_learning_rate: float = size(8e-4, "per step", "verl-agent's scripts: 1e-6, full fine-tuning")
+    minibatches: int = size(4, "optimiser steps per batch of rollouts")
     temperature: float = size(1.0, "softmax temperature of rollouts")
     variations: int = size(3, "variations per seed task (m)")
     synthetic_share: float = size(0.2, "share (lambda)", "lambda bounds the share; its value is not given")

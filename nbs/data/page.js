@@ -1,11 +1,12 @@
 window.dreamgym = window.dreamgym || {episode: 0, next: 1};
-dreamgym.start = function (seed) {
+dreamgym.start = function (seed, actions = []) {
   if (window.jQuery) { jQuery.fx.off = true; }
   core.EPISODE_MAX_TIME = 86400000;
   core.endEpisode(0);
   Math.seedrandom(seed);
   dreamgym.episode += 1; dreamgym.next = 1;
   core.startEpisodeReal();
+  return actions.reduce((report, action) => dreamgym.act(...action), dreamgym.report());
 };
 dreamgym.hidden = function (e) {
   if (['reward-display', 'sync-task-cover', 'click-canvas', 'query'].includes(e.id)) return true;
@@ -29,7 +30,9 @@ dreamgym.reference = function (e) {
   if (e.dgEpisode !== dreamgym.episode) { e.dgEpisode = dreamgym.episode; e.dgReference = dreamgym.next++; }
   return e.dgReference;
 };
+dreamgym.icon = e => e.tagName === 'IMG' || getComputedStyle(e).content.startsWith('url(');
 dreamgym.tag = function (e) {
+  if (dreamgym.icon(e)) return 'icon';
   const type = (e.type || '').toLowerCase();
   if (e.tagName === 'INPUT') return ['checkbox', 'radio', 'password'].includes(type) ? type
     : ['button', 'submit'].includes(type) ? 'button' : 'input';
@@ -52,8 +55,8 @@ dreamgym.page = function () {
     }
     if (!(node instanceof Element) || dreamgym.hidden(node)) return;
     if (dreamgym.clickable(node)) {
-      const box = node.getBoundingClientRect();
-      if (box.width === 0 || box.height === 0) return;
+      const box = node.getBoundingClientRect();  // a picture has no size before it is loaded
+      if ((box.width === 0 || box.height === 0) && !dreamgym.icon(node)) return;
       const row = {id: dreamgym.reference(node), tag: dreamgym.tag(node)};
       dreamgym.elements[row.id] = node;
       if (['checkbox', 'radio'].includes(row.tag)) {
@@ -64,6 +67,7 @@ dreamgym.page = function () {
         row.text = dreamgym.clean(node.selectedOptions.length ? node.selectedOptions[0].text : '');
         row.options = [...node.options].map(o => dreamgym.clean(o.text));
       } else if (['input', 'password', 'textarea'].includes(row.tag)) row.text = node.value;
+      else if (row.tag === 'icon') row.text = dreamgym.clean(node.alt || node.title || node.id || node.className);
       else row.text = dreamgym.clean(node.tagName === 'INPUT' ? node.value : node.innerText || node.title || node.getAttribute('aria-label'));
       if (row.text || row.tag !== 'element') rows.push(row);
       return;
@@ -76,16 +80,16 @@ dreamgym.page = function () {
 };
 dreamgym.act = function (kind, id, text) {
   const e = dreamgym.elements[id];
-  if (!e) return 'gone';
-  if (kind === 'click') { e.click(); if (e.focus) e.focus(); return 'ok'; }
+  if (kind === 'click') {
+    e.click();
+    if (e.focus) e.focus();
+    return dreamgym.report();
+  }
   if (e.focus) e.focus();
-  if (kind === 'select') {
-    const option = [...e.options].find(o => dreamgym.clean(o.text) === text);
-    if (!option) return 'no option';
-    e.value = option.value;
-  } else e.value = text;
+  if (kind === 'select') e.selectedIndex = [...e.options].findIndex(o => dreamgym.clean(o.text) === text);
+  else e.value = text;
   for (const name of ['keydown', 'input', 'keyup', 'change']) e.dispatchEvent(new Event(name, {bubbles: true}));
-  return 'ok';
+  return dreamgym.report();
 };
 dreamgym.report = function () {
   const done = WOB_DONE_GLOBAL;
