@@ -7,11 +7,11 @@ Docs: https://dreamgym.github.io/dreamgym/environments.html.md"""
 # %% auto #0
 __all__ = ['StepResult', 'INSTALL_COMMAND', 'TRAINING_KINDS', 'HELD_OUT_KINDS', 'KINDS', 'Element', 'quote', 'unquote',
            'render_element', 'render_state', 'StateError', 'parse_element', 'parse_state', 'InvalidAction', 'Action',
-           'parse_action', 'check_action', 'TextEnvironment', 'BatchEnvironment', 'BatchOf', 'BrowserMissing',
-           'find_browser', 'install_browser', 'start_chrome', 'quit_chrome', 'PageReport', 'Browser', 'MiniWobBatch',
-           'MiniWobEnvironment', 'make_task', 'task_of', 'goal_fields', 'oracle_action', 'play_episodes',
-           'wrong_action', 'collect_trajectories', 'PanelError', 'make_panels', 'panel_hash', 'load_panel',
-           'offline_data', 'start_tasks', 'sample_trajectories']
+           'parse_action', 'check_action', 'TextEnvironment', 'make_task', 'task_of', 'BatchEnvironment', 'BatchOf',
+           'invalid_result', 'BrowserMissing', 'find_browser', 'install_browser', 'start_chrome', 'quit_chrome',
+           'PageReport', 'Browser', 'MiniWobBatch', 'MiniWobEnvironment', 'goal_fields', 'oracle_action',
+           'play_episodes', 'wrong_action', 'collect_trajectories', 'PanelError', 'make_panels', 'panel_hash',
+           'load_panel', 'offline_data', 'start_tasks', 'sample_trajectories']
 
 # %% ../nbs/02_environments.ipynb #61cc5c6d
 import json
@@ -81,9 +81,10 @@ def render_state(elements: Sequence[Element]) -> str:
     "A page as text, one line an element."
     return "\n".join(map(render_element, elements))
 
-# %% ../nbs/02_environments.ipynb #7366f809
+# %% ../nbs/02_environments.ipynb #fb166670
 _QUOTED = r"'(?:[^'\\]|\\.)*'"
-_LINE = re.compile(rf"\[([0-9]{{1,4}})\] ([a-z]+) ({_QUOTED})(?: (on|off))?(?: of ({_QUOTED}(?: \| {_QUOTED})*))?")
+_CHOICES = rf"{_QUOTED}(?: \| {_QUOTED})*"
+_LINE = re.compile(rf"\[([0-9]{{1,4}})\] ([a-z]+) ({_QUOTED})(?: (on|off))?(?: of ({_CHOICES}))?")
 
 
 class StateError(DreamgymError):
@@ -101,7 +102,7 @@ def parse_element(line: str) -> Element:
     choices = tuple(unquote(o) for o in re.findall(_QUOTED, options)) if options else ()
     return Element(int(number), tag, unquote(text), None if on is None else on == "on", choices)
 
-
+# %% ../nbs/02_environments.ipynb #44df8059
 def parse_state(state: str) -> list[Element]:
     "The elements of a page; the special states `END_STATE` and `FAILURE_STATE` have none."
     if state in (END_STATE, FAILURE_STATE, ""):
@@ -153,7 +154,7 @@ def check_action(
         raise InvalidAction(f"[{element.id}] has no option {action.text!r}.")
     return element
 
-# %% ../nbs/02_environments.ipynb #5b75b4b9
+# %% ../nbs/02_environments.ipynb #c02d379d
 class _AnyText(gymnasium.spaces.Space):
     "Any string."
 
@@ -161,9 +162,11 @@ class _AnyText(gymnasium.spaces.Space):
         super().__init__(dtype=str)
 
     def contains(self, x) -> bool:
+        "Is it a string?"
         return isinstance(x, str)
 
     def sample(self, mask=None, probability=None) -> str:
+        "Some text of the right form."
         return "click 1"
 
 
@@ -178,6 +181,19 @@ class TextEnvironment(gymnasium.Env):
     observation_space = _AnyText()
     action_space = _AnyText()
     maximum_steps = 8  # an episode is truncated after so many actions
+
+# %% ../nbs/02_environments.ipynb #504235a7
+def make_task(kind: str, seed: int) -> Task:
+    "A MiniWoB++ task by its type and seed."
+    return Task(id=f"{kind}/{seed}", kind=kind, seed=seed)
+
+
+def task_of(options: dict | None) -> Task:
+    "The task in the options of `reset`; a clear error where it is missing."
+    task = (options or {}).get("task")
+    if not isinstance(task, Task):
+        raise DreamgymError('Pass the task to reset: environment.reset(options={"task": task}).')
+    return task
 
 # %% ../nbs/02_environments.ipynb #68969bab
 StepResult = tuple[str, float, bool, bool, dict]
@@ -207,7 +223,7 @@ class BatchEnvironment:
     def __exit__(self, *_):
         self.close()
 
-# %% ../nbs/02_environments.ipynb #50afed3b
+# %% ../nbs/02_environments.ipynb #6265877e
 class BatchOf(BatchEnvironment):
     "Any single-episode environment, batched: the way in for environments of your own."
 
@@ -216,24 +232,47 @@ class BatchOf(BatchEnvironment):
         make: Callable[[], TextEnvironment],  # makes one environment; called once an episode slot
         real: bool = False,  # are its transitions real experience?
     ):
-        self.make, self.real, self.slots, self.running = make, real, [], []
+        self.make, self.real, self.slots, self.steps = make, real, [], []
 
     def reset_batch(self, tasks):
-        while len(self.slots) < len(tasks):
-            self.slots.append(self.make())
-        self.running = self.slots[: len(tasks)]
-        return [environment.reset(seed=task.seed, options={"task": task})[1]["task"]
-                for environment, task in zip(self.running, tasks, strict=True)]
-
-    def step_batch(self, actions):
-        self.transitions += sum(a is not None for a in actions)
-        return [None if a is None else e.step(a) for e, a in zip(self.running, actions, strict=True)]
+        "Start one episode a task, each in a slot of its own."
+        self.slots += [self.make() for _ in range(len(tasks) - len(self.slots))]
+        self.maximum_steps = getattr(self.slots[0], "maximum_steps", 8) if self.slots else 8
+        self.steps, started = [0] * len(tasks), []
+        for environment, task in zip(self.slots, tasks, strict=False):
+            state, info = environment.reset(seed=task.seed, options={"task": task})
+            started.append(info.get("task") or task.model_copy(update=dict(start_state=state)))
+        return started
 
     def close(self):
+        "Close every slot."
         for environment in self.slots:
             environment.close()
 
-# %% ../nbs/02_environments.ipynb #19b07415
+# %% ../nbs/02_environments.ipynb #8c840c65
+def invalid_result(error: Exception) -> StepResult:
+    "What follows an invalid action, everywhere: the error page, no reward, the end."
+    return FAILURE_STATE, 0.0, True, False, {"invalid": str(error)}
+
+
+@patch
+def step_batch(self: BatchOf, actions: Sequence[str | None]) -> list[StepResult | None]:
+    "One action per episode, None for those that have ended."
+    results: list[StepResult | None] = []
+    for index, action in zip(range(len(self.steps)), actions, strict=True):
+        if action is None:
+            results.append(None)
+            continue
+        self.transitions, self.steps[index] = self.transitions + 1, self.steps[index] + 1
+        try:
+            state, reward, ended, cut, info = self.slots[index].step(action)
+            cut = not ended and (cut or self.steps[index] >= self.maximum_steps)
+            results.append((state, float(reward), ended, cut, info))
+        except InvalidAction as error:
+            results.append(invalid_result(error))
+    return results
+
+# %% ../nbs/02_environments.ipynb #a2fb87a9
 class BrowserMissing(DreamgymError):
     "No Chrome or Chromium, or no chromedriver."
 
@@ -251,7 +290,7 @@ def find_browser() -> str:
         raise BrowserMissing(f"No Chrome or Chromium found; install one, on Debian or Ubuntu with: {INSTALL_COMMAND}")
     return found
 
-
+# %% ../nbs/02_environments.ipynb #040ceabb
 def install_browser() -> str:
     "Find a browser, or install Chromium with apt as root on Debian or Ubuntu; return its path."
     try:
@@ -260,13 +299,13 @@ def install_browser() -> str:
         if not shutil.which("apt-get") or os.geteuid() != 0:
             raise
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    result = subprocess.run(INSTALL_COMMAND, shell=True, capture_output=True, text=True, env=environment)  # a constant
+    result = subprocess.run(INSTALL_COMMAND, shell=True, capture_output=True, text=True, env=environment)
     if result.returncode:
         reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise BrowserMissing(f"Installing Chromium failed ({reason}); type: {INSTALL_COMMAND}")
     return find_browser()
 
-# %% ../nbs/02_environments.ipynb #fa1cfa61
+# %% ../nbs/02_environments.ipynb #6d86f778
 _FLAGS = ("--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --disable-sync "
           "--disable-background-networking --disable-component-update --disable-extensions --mute-audio").split()
 
@@ -288,7 +327,8 @@ def start_chrome():  # a selenium driver; `quit_chrome` ends it
     except Exception as error:
         shutil.rmtree(profile, ignore_errors=True)
         if isinstance(error, NoSuchDriverException):  # Selenium Manager could not fetch one either
-            raise BrowserMissing(f"No chromedriver; install it, on Debian or Ubuntu with: {INSTALL_COMMAND}") from error
+            message = f"No chromedriver; install it, on Debian or Ubuntu with: {INSTALL_COMMAND}"
+            raise BrowserMissing(message) from error
         raise
     driver.set_script_timeout(20)
     driver.set_page_load_timeout(30)
@@ -337,7 +377,7 @@ def _read_report(report: dict) -> PageReport:
     state = END_STATE if report["done"] else render_state(rows)
     return PageReport(report["goal"], state, report["done"], report["raw"] >= 1)  # partial credit is no success
 
-# %% ../nbs/02_environments.ipynb #9f773015
+# %% ../nbs/02_environments.ipynb #f497613a
 class Browser:
     "One headless browser that shows MiniWoB++ pages; a dead one is replaced at the next start."
 
@@ -347,32 +387,15 @@ class Browser:
     def _open(self, kind: str) -> None:
         import miniwob
 
+        page = Path(miniwob.__file__).parent / "html" / "miniwob" / f"{kind}.html"
+        if not re.fullmatch("[A-Za-z0-9-]+", kind) or not page.exists():
+            raise DreamgymError(f"MiniWoB++ has no task type {kind!r}; this package knows {', '.join(KINDS)}.")
         if self.driver is None:
             self.driver, self.starts = start_chrome(), self.starts + 1
             self._finalizer = weakref.finalize(self, quit_chrome, self.driver)
-        page = Path(miniwob.__file__).parent / "html" / "miniwob" / f"{kind}.html"
-        if not re.fullmatch("[a-z0-9-]+", kind) or not page.exists():
-            raise DreamgymError(f"MiniWoB++ has no task type {kind!r}.")
         self.driver.get(page.as_uri())
         self.driver.execute_script(_page_script())
         self.kind = kind
-
-    def start(
-        self,
-        task: Task,  # real: its type and seed name the page
-        actions: Sequence[Action] = (),  # carried out at once, to come back to an earlier page
-    ) -> PageReport:
-        "Start an episode: the clock is stopped, the page is seeded."
-        if self.driver is None or self.kind != task.kind:
-            self._open(task.kind)
-        return self._ask("return dreamgym.start(arguments[0], arguments[1]);", task.seed, list(actions))
-
-    def act(self, action: Action) -> PageReport:
-        "Carry out a checked action."
-        return self._ask("return dreamgym.act(...arguments[0]);", action)
-
-    def _ask(self, script: str, *arguments) -> PageReport:
-        return _read_report(self.driver.execute_script(script, *arguments))
 
     def close(self) -> None:
         "Quit the browser."
@@ -380,7 +403,30 @@ class Browser:
             self._finalizer()
         self.driver, self.kind = None, ""
 
-# %% ../nbs/02_environments.ipynb #71cb45b7
+# %% ../nbs/02_environments.ipynb #83155508
+@patch
+def start(
+    self: Browser,
+    task: Task,  # real: its type and seed name the page
+    actions: Sequence[Action] = (),  # carried out at once, to come back to an earlier page
+) -> PageReport:
+    "Start an episode: the clock is stopped, the page is seeded."
+    if self.driver is None or self.kind != task.kind:
+        self._open(task.kind)
+    return self._ask("return dreamgym.start(arguments[0], arguments[1]);", task.seed, list(actions))
+
+
+@patch
+def act(self: Browser, action: Action) -> PageReport:
+    "Carry out a checked action."
+    return self._ask("return dreamgym.act(...arguments[0]);", action)
+
+
+@patch
+def _ask(self: Browser, script: str, *arguments) -> PageReport:
+    return _read_report(self.driver.execute_script(script, *arguments))
+
+# %% ../nbs/02_environments.ipynb #7d04b647
 class _Episode:
     "A running episode: its task, the actions so far, and the page."
 
@@ -406,11 +452,12 @@ class MiniWobBatch(BatchEnvironment):
         self.pool = ThreadPoolExecutor(browsers)
 
     def close(self):
+        "Quit all browsers."
         for browser in self.browsers:
             browser.close()
         self.pool.shutdown(wait=False)
 
-# %% ../nbs/02_environments.ipynb #f1579a3c
+# %% ../nbs/02_environments.ipynb #532c2d7d
 @patch
 def _with_retry(self: MiniWobBatch, slot: int, work: Callable[[Browser], PageReport]) -> PageReport:
     "Run work on a browser; replace the browser and repeat when it fails, three times at most."
@@ -426,7 +473,7 @@ def _with_retry(self: MiniWobBatch, slot: int, work: Callable[[Browser], PageRep
     text = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
     raise DreamgymError(f"The browser failed three times in a row ({text}); run `dreamgym doctor`.") from problem
 
-
+# %% ../nbs/02_environments.ipynb #b01c17d3
 @patch
 def _show(self: MiniWobBatch, slot: int, index: int) -> PageReport | None:
     "Bring a browser to the current page of an episode, by replay where needed; None if it is there already."
@@ -439,7 +486,7 @@ def _show(self: MiniWobBatch, slot: int, index: int) -> PageReport | None:
     self.at[slot] = (index, len(episode.actions))
     return report
 
-# %% ../nbs/02_environments.ipynb #a8a4b115
+# %% ../nbs/02_environments.ipynb #53cd5b3c
 @patch
 def _spread(self: MiniWobBatch, indices: Sequence[int], work: Callable[[int, int], object]) -> list:
     "Share episodes among the browsers: same task types together, equal parts, in threads."
@@ -455,7 +502,7 @@ def _spread(self: MiniWobBatch, indices: Sequence[int], work: Callable[[int, int
         results |= part
     return [results[i] for i in indices]
 
-
+# %% ../nbs/02_environments.ipynb #18c7036a
 @patch
 def reset_batch(self: MiniWobBatch, tasks: Sequence[Task]) -> list[Task]:
     "Start one episode a task; return the tasks with goal and first page."
@@ -472,7 +519,7 @@ def reset_batch(self: MiniWobBatch, tasks: Sequence[Task]) -> list[Task]:
         episode.state, episode.goal = report.state, report.goal
     return [e.task.model_copy(update=dict(goal=e.goal, start_state=e.state)) for e in self.episodes]
 
-# %% ../nbs/02_environments.ipynb #eac141ee
+# %% ../nbs/02_environments.ipynb #284c0c05
 @patch
 def _step_one(self: MiniWobBatch, slot: int, index: int, action: Action) -> StepResult:
     episode = self.episodes[index]
@@ -488,12 +535,13 @@ def _step_one(self: MiniWobBatch, slot: int, index: int, action: Action) -> Step
     truncated = not report.done and len(episode.actions) >= self.maximum_steps
     return report.state, float(report.done and report.success), report.done, truncated, {}
 
-
+# %% ../nbs/02_environments.ipynb #aeaf4743
 @patch
 def step_batch(self: MiniWobBatch, actions: Sequence[str | None]) -> list[StepResult | None]:
     "One action per episode (None for ended ones); invalid actions end their episode without a browser."
     if len(actions) != len(self.episodes):
-        raise DreamgymError(f"{len(actions)} actions for {len(self.episodes)} episodes: reset first, then give one each.")
+        counts = f"{len(actions)} actions for {len(self.episodes)} episodes"
+        raise DreamgymError(f"{counts}: reset first, then give one action each.")
     results: list[StepResult | None] = [None] * len(actions)
     valid: dict[int, Action] = {}
     for index, text in enumerate(actions):
@@ -506,13 +554,13 @@ def step_batch(self: MiniWobBatch, actions: Sequence[str | None]) -> list[StepRe
             valid[index] = action
         except InvalidAction as error:
             self.episodes[index].state = FAILURE_STATE  # nothing can be done there
-            results[index] = (FAILURE_STATE, 0.0, True, False, {"invalid": str(error)})
+            results[index] = invalid_result(error)
     outcomes = self._spread(list(valid), lambda slot, i: self._step_one(slot, i, valid[i]))
     for index, outcome in zip(valid, outcomes, strict=True):
         results[index] = outcome
     return results
 
-# %% ../nbs/02_environments.ipynb #6744578d
+# %% ../nbs/02_environments.ipynb #ff4b37bc
 class MiniWobEnvironment(TextEnvironment):
     "One MiniWoB++ episode at a time in one browser, as a Gymnasium environment."
 
@@ -537,20 +585,7 @@ class MiniWobEnvironment(TextEnvironment):
         "Quit the browser."
         self.batch.close()
 
-
-def make_task(kind: str, seed: int) -> Task:
-    "A MiniWoB++ task by its type and seed."
-    return Task(id=f"{kind}/{seed}", kind=kind, seed=seed)
-
-
-def task_of(options: dict | None) -> Task:
-    "The task in the options of `reset`; a clear error where it is missing."
-    task = (options or {}).get("task")
-    if not isinstance(task, Task):
-        raise DreamgymError('Pass the task to reset: environment.reset(options={"task": task}).')
-    return task
-
-# %% ../nbs/02_environments.ipynb #46f3afdc
+# %% ../nbs/02_environments.ipynb #84b9a897
 TRAINING_KINDS = ("click-button", "click-link", "click-option", "click-checkboxes", "enter-text", "enter-password",
                   "login-user", "focus-text-2", "click-tab-2", "click-collapsible-2", "click-dialog-2",
                   "click-widget", "search-engine", "navigate-tree", "choose-list", "multi-layouts",
@@ -565,9 +600,10 @@ def goal_fields(kind: str, goal: str) -> dict[str, str]:
 
     return dict(get_field_extractor(kind)(goal))
 
-
+# %% ../nbs/02_environments.ipynb #56f7e81f
 def _find(elements: Sequence[Element], text: str = "", tag: str = "") -> Element | None:
-    return next((e for e in elements if e.id is not None and (not text or e.text == text) and tag in ("", e.tag)), None)
+    touchable = (e for e in elements if e.id is not None)
+    return next((e for e in touchable if text in ("", e.text) and tag in ("", e.tag)), None)
 
 
 def _click(element: Element | None) -> str:
@@ -575,7 +611,7 @@ def _click(element: Element | None) -> str:
         raise DreamgymError("The oracle does not find what it wants to click.")
     return f"click {element.id}"
 
-# %% ../nbs/02_environments.ipynb #ab902461
+
 def _fill_form(elements: Sequence[Element], wanted: Sequence[tuple[Element, str]]) -> str:
     "Type what is missing, field by field, then press the last thing that can be pressed."
     for element, text in wanted:
@@ -634,7 +670,7 @@ def _oracle_widget(slots, elements, past):
     tag = {"text": "input"}.get(slots["target"], slots["target"])
     return _click(_find(elements, tag=tag))
 
-# %% ../nbs/02_environments.ipynb #8a842a6f
+# %% ../nbs/02_environments.ipynb #3d2eb34f
 def _oracle_search(slots, elements, past):
     field, rank = _find(elements, tag="input"), int(slots["rank"])
     if field.text != slots["query"]:
@@ -656,7 +692,9 @@ def _oracle_tree(slots, elements, past):
 
 def _oracle_list(slots, elements, past):
     box = _find(elements, tag="select")
-    return _click(_find(elements, tag="button")) if box.text == slots["target"] else f"select {box.id} {slots['target']}"
+    if box.text != slots["target"]:
+        return f"select {box.id} {slots['target']}"
+    return _click(_find(elements, tag="button"))
 
 
 def _oracle_movie(slots, elements, past):
@@ -664,7 +702,7 @@ def _oracle_movie(slots, elements, past):
     wanted = [(_labelled(elements, words[name]), slots[name]) for name in words]
     return _fill_form(elements, wanted)
 
-
+# %% ../nbs/02_environments.ipynb #fb23afd4
 def _oracle_mail(slots, elements, past):
     back = next((e for e in elements if e.text.startswith("close-")), None)  # a mail is open
     if back and (back.text == "close-forward" or Element(None, "text", slots["by"]) not in elements):
@@ -682,7 +720,7 @@ def _oracle_mail(slots, elements, past):
 def _oracle_sequence(slots, elements, past):
     return _click(_find(elements, "TWO" if past else "ONE"))
 
-# %% ../nbs/02_environments.ipynb #0f0c43e2
+# %% ../nbs/02_environments.ipynb #830faa15
 _ORACLES = {
     "click-button": _oracle_click, "click-link": _oracle_click, "click-dialog-2": _oracle_click,
     "click-test-2": _oracle_click, "click-option": _oracle_marks, "click-checkboxes": _oracle_marks,
@@ -690,7 +728,8 @@ _ORACLES = {
     "focus-text-2": _oracle_focus, "click-tab-2": _oracle_open,
     "click-collapsible-2": _oracle_open, "click-widget": _oracle_widget, "search-engine": _oracle_search,
     "navigate-tree": _oracle_tree, "choose-list": _oracle_list, "multi-layouts": _oracle_movie,
-    "click-button-sequence": _oracle_sequence, "email-inbox-delete": _oracle_mail, "email-inbox-reply": _oracle_mail,
+    "click-button-sequence": _oracle_sequence,
+    "email-inbox-delete": _oracle_mail, "email-inbox-reply": _oracle_mail,
 }
 
 
@@ -761,7 +800,7 @@ def wrong_action(
     pool = same if same and (draw < 0.75 or not early) else early or same or elements
     return f"click {random.choice([e.id for e in pool])}"
 
-# %% ../nbs/02_environments.ipynb #87630ebb
+# %% ../nbs/02_environments.ipynb #08ddeab0
 def _oracle_or_none(task: Task, state: str, past: Sequence[str]) -> str | None:
     try:
         return oracle_action(task.kind, task.goal, state, past)
@@ -769,6 +808,42 @@ def _oracle_or_none(task: Task, state: str, past: Sequence[str]) -> str | None:
         return None
 
 
+def _invalid_action(page: str, random: np.random.Generator) -> str:
+    "What a model writes that has not learned the form: no id, an id that is not there, a sentence."
+    absent = len(page.splitlines()) + 20
+    return str(random.choice(["press the button", "click", f"click {absent}", "click the first one"]))
+
+
+def _is_valid(action: str, page: str) -> bool:
+    try:
+        return bool(check_action(parse_action(action), page))
+    except InvalidAction:
+        return False
+
+# %% ../nbs/02_environments.ipynb #32839663
+def _plan_branch(oracle: Trajectory, random: np.random.Generator) -> Callable[[Task, str, list[str]], str | None]:
+    "Where a branch leaves the oracle's path, with which mistake, and whether it repairs it."
+    actions, last = [t.action for t in oracle.transitions], oracle.transitions[-1]
+    repairs, invalid = random.random() < 0.35, random.random() < 0.03
+    target = check_action(parse_action(actions[-1]), last.state)
+    rivals = [e for e in parse_state(last.state) if e.tag == target.tag and e.id not in (None, target.id)]
+    # a form with one button: a mistake at the last step changes nothing, so it comes earlier
+    steps = len(actions) if repairs or rivals or len(actions) == 1 else len(actions) - 1
+    leave = steps - 1 if random.random() < 0.4 else int(random.integers(steps))
+
+    def choose(task: Task, page: str, past: list[str]) -> str | None:
+        step = len(past)
+        if step == leave:
+            return _invalid_action(page, random) if invalid else wrong_action(actions[step], task, page, random)
+        if step < leave or (not repairs and step < len(actions)):
+            return actions[step]
+        if repairs:
+            return _oracle_or_none(task, page, past)
+        return actions[-1] if step == len(actions) and _is_valid(actions[-1], page) else None  # submit in the end
+
+    return choose
+
+# %% ../nbs/02_environments.ipynb #fc430ca1
 def collect_trajectories(
     environment: BatchEnvironment,  # real pages
     tasks: Sequence[Task],  # one oracle episode and `branches` branches each
@@ -795,44 +870,13 @@ def collect_trajectories(
     watch(len(oracle) * (1 + branches), len(oracle) * (1 + branches))
     return oracle + [t for t in branched if t is not None]
 
-# %% ../nbs/02_environments.ipynb #8292a6bc
-def _invalid_action(page: str, random: np.random.Generator) -> str:
-    "What a model writes that has not learned the form: no id, an id that is not there, a sentence."
-    return str(random.choice(["press the button", "click", f"click {len(page.splitlines()) + 20}", "click the first one"]))
-
-
-def _plan_branch(oracle: Trajectory, random: np.random.Generator) -> Callable[[Task, str, list[str]], str | None]:
-    "Where a branch leaves the oracle's path, with which mistake, and whether it repairs it."
-    actions, last = [t.action for t in oracle.transitions], oracle.transitions[-1]
-    repairs, invalid = random.random() < 0.35, random.random() < 0.03
-    target = check_action(parse_action(actions[-1]), last.state)
-    rivals = [e for e in parse_state(last.state) if e.tag == target.tag and e.id not in (None, target.id)]
-    # a form with one button: a mistake at the last step changes nothing, so it comes earlier
-    steps = len(actions) if repairs or rivals or len(actions) == 1 else len(actions) - 1
-    leave = steps - 1 if random.random() < 0.4 else int(random.integers(steps))
-
-    def choose(task: Task, page: str, past: list[str]) -> str | None:
-        step = len(past)
-        if step == leave:
-            return _invalid_action(page, random) if invalid else wrong_action(actions[step], task, page, random)
-        if step < leave or (not repairs and step < len(actions)):
-            return actions[step]
-        if repairs:
-            return _oracle_or_none(task, page, past)
-        return actions[-1] if step == len(actions) and _is_valid(actions[-1], page) else None  # submit in the end
-
-    return choose
-
-
-def _is_valid(action: str, page: str) -> bool:
-    try:
-        return bool(check_action(parse_action(action), page))
-    except InvalidAction:
-        return False
-
-# %% ../nbs/02_environments.ipynb #0142d625
+# %% ../nbs/02_environments.ipynb #7916db46
 class PanelError(DreamgymError):
     "The file of frozen panels is missing or was changed."
+
+
+def _panels_hash(panels: dict) -> str:
+    return sha256(json.dumps(panels, sort_keys=True).encode()).hexdigest()
 
 
 def make_panels() -> dict:
@@ -842,18 +886,14 @@ def make_panels() -> dict:
               "test": {k: [2000, 2050] for k in KINDS}}
     return {"benchmark": "MiniWoB++ (miniwob 1.1)", "panels": panels, "sha256": _panels_hash(panels)}
 
-
-def _panels_hash(panels: dict) -> str:
-    return sha256(json.dumps(panels, sort_keys=True).encode()).hexdigest()
-
-
+# %% ../nbs/02_environments.ipynb #f901c768
 def _read_panels() -> dict:
     path = data_folder() / "panels.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         intact = data["sha256"] == _panels_hash(data["panels"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PanelError(f"The panel file {path.name} cannot be read ({error}); restore it from the repository.") from error
+        raise PanelError(f"The panel file {path.name} is damaged ({error}); restore it from the repository.") from error
     if not intact:
         raise PanelError(f"The panel file {path.name} does not match its hash; restore it from the repository.")
     return data
@@ -884,7 +924,7 @@ def load_panel(
         tasks += [make_task(kind, number) for number in range(start + offset, last)]
     return tasks
 
-# %% ../nbs/02_environments.ipynb #2a120120
+# %% ../nbs/02_environments.ipynb #9d849f8b
 def offline_data(
     run: Run,  # gives kinds, sizes and seed
 ) -> Path:  # offline.jsonl in the run directory
@@ -903,7 +943,7 @@ def offline_data(
 
     return run.build("offline.jsonl", make)
 
-
+# %% ../nbs/02_environments.ipynb #c7ef9661
 def start_tasks(
     run: Run,  # gives kinds, sizes and seed
 ) -> list[Task]:  # training tasks with goal and first page that no offline trajectory has seen
@@ -916,8 +956,11 @@ def start_tasks(
             tasks = environment.reset_batch(tasks)
         path.write_text("".join(t.model_dump_json() + "\n" for t in tasks), encoding="utf-8")
 
-    lines = run.build("starts.jsonl", make).read_text(encoding="utf-8").splitlines()
-    return [Task.model_validate_json(line) for line in lines]
+    path = run.build("starts.jsonl", make)
+    try:
+        return [Task.model_validate_json(line) for line in path.read_bytes().splitlines()]
+    except ValueError as error:
+        raise DreamgymError(f"{path} is damaged; delete it and run the same command again.") from error
 
 # %% ../nbs/02_environments.ipynb #928e76fa
 def sample_trajectories() -> list[Trajectory]:

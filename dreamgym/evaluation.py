@@ -104,7 +104,7 @@ def evaluate(
     "One episode a task."
     return summarise(collect_rollouts(agent, environment, tasks, 1, temperature, seed, watch))
 
-# %% ../nbs/09_evaluation.ipynb #6f4d5cd1
+# %% ../nbs/09_evaluation.ipynb #35d70740
 class Fidelity(NamedTuple):
     "How far the dream can be trusted with this agent."
 
@@ -134,7 +134,7 @@ class Fidelity(NamedTuple):
         return self._asdict() | {"real": self.real._asdict(), "dreamed": self.dreamed._asdict(), "gap": self.gap,
                                  "verdict": self.verdict}
 
-
+# %% ../nbs/09_evaluation.ipynb #8aab1fcd
 def measure_fidelity(
     agent: Agent,
     model: ExperienceModel,  # with its retrieval
@@ -188,11 +188,13 @@ def evaluation(
 
     return json.loads(run.build(f"evaluation/{name}.json", make).read_text(encoding="utf-8"))
 
-# %% ../nbs/09_evaluation.ipynb #5b05fc59
+# %% ../nbs/09_evaluation.ipynb #503872ae
 def model_quality(run: Run) -> dict[str, dict]:  # variant -> what `judge_answers` says
     "The experience model on held-out real transitions: full, and without retrieval, reasoning or history. Once."
     def make(path: Path) -> None:
         (model, _), (_, held) = grounded_model(run), experience_steps(run)
+        order = np.random.default_rng(derive_seed(run.seed, "quality")).permutation(len(held))
+        held = [held[i] for i in order[: run.scale.quality_steps].tolist()]
         bare = [s._replace(query=s.query._replace(demonstrations=())) for s in held]
         blind = [s._replace(query=s.query._replace(history=())) for s in bare]
         output = {"full": judge_answers(bare, model.imagine([s.query for s in bare]))}

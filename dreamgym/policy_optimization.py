@@ -66,14 +66,14 @@ def grpo_loss(
         loss = loss + kl_weight * divergence
     return loss, metrics
 
-# %% ../nbs/10_policy_optimization.ipynb #dc658ff5
+# %% ../nbs/10_policy_optimization.ipynb #9dbb950f
 @dataclass(frozen=True)
 class GRPOSettings:
     "Numbers of the update; where the paper is silent the value is ours."
 
     learning_rate: float = 2e-4  # for a low-rank adapter
     clip: float = 0.2
-    kl_weight: float = 0.0  # β; 0 computes no reference
+    kl_weight: float = 0.0  # β, towards the policy that the learner started from; 0 computes no reference
     temperature: float = 1.0  # of the rollouts
     minibatches: int = 2  # optimiser steps a batch of rollouts
     epochs: int = 1  # passes over the batch
@@ -90,7 +90,7 @@ class _Row(NamedTuple):
     def example(self) -> Example:
         return Example(self.turn.prompt, self.turn.action)
 
-# %% ../nbs/10_policy_optimization.ipynb #07fdc935
+# %% ../nbs/10_policy_optimization.ipynb #e44610be
 class GRPO:
     "Updates an agent's adapter from rollouts. The optimiser's state lives as long as the object."
 
@@ -101,6 +101,7 @@ class GRPO:
     ):
         self.model, self.settings = model, settings
         self.optimizer = make_optimizer(model, settings.learning_rate)
+        self.start = [p.detach().clone() for p in model.parameters()] if settings.kl_weight else []
 
     def rows(self, rollouts: Sequence[Rollout]) -> list[_Row]:
         "The turns that carry signal: those of groups whose rewards differ."
@@ -131,7 +132,7 @@ class GRPO:
             watch(number, len(steps))
         return metrics | {name: float(np.mean([s[name] for s in seen])) for name in seen[0]}
 
-# %% ../nbs/10_policy_optimization.ipynb #b93cf0ed
+# %% ../nbs/10_policy_optimization.ipynb #7e06ad98
 def _minibatches(count: int, settings: GRPOSettings, seed: int) -> list[np.ndarray]:
     random = np.random.default_rng(seed)
     parts = []
@@ -155,11 +156,20 @@ def _old(self: GRPO, rows) -> list[torch.Tensor]:
 
 @patch
 def _reference(self: GRPO, rows) -> list[torch.Tensor] | None:
+    "Log-probabilities under the policy that this learner started from, where the KL term needs them."
     if not self.settings.kl_weight:
         return None
-    with self.model.without_adapter():
-        return self.model.log_probabilities([r.example for r in rows], self.settings.temperature,
-                                            self.settings.tokens_per_batch)
+    now = [parameter.detach().clone() for parameter in self.model.parameters()]
+    self._set_parameters(self.start)
+    output = self._old(rows)
+    self._set_parameters(now)
+    return output
+
+
+@patch
+def _set_parameters(self: GRPO, values: Sequence[torch.Tensor]) -> None:
+    for parameter, value in zip(self.model.parameters(), values, strict=True):
+        parameter.data.copy_(value)
 
 # %% ../nbs/10_policy_optimization.ipynb #62bcb172
 @patch

@@ -11,7 +11,7 @@ __all__ = ['AGENTS', 'GATES', 'COLOURS', 'plain', 'escaped', 'Fragment', 'page_h
            'stage_table', 'time_chart', 'show_comparison', 'choose_episodes', 'compare_steps', 'judged_variations',
            'show_variations', 'versions', 'command_of', 'report_html', 'write_report']
 
-# %% ../nbs/90_report.ipynb #d4d452f6
+# %% ../nbs/90_report.ipynb #d1da0408
 import base64
 import html
 import io
@@ -32,11 +32,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .environments import panel_hash
-from .runs import Run, _read_config
+from .runs import Run, _read_config, derive_seed
 from dreamgym.trajectories import (
+    END_STATE,
+    FAILURE_STATE,
     DreamgymError,
     Task,
     Trajectory,
+    atomic_write_json,
     atomic_write_text,
     read_trajectories,
 )
@@ -66,8 +69,9 @@ class Fragment(str):
     def __repr__(self):
         return f"Fragment of {len(self)} characters"
 
-# %% ../nbs/90_report.ipynb #9507867e
+# %% ../nbs/90_report.ipynb #e7e7f28a
 _TOP = 'style="vertical-align:top;text-align:left"'
+_WIDTHS = {2: (50, 50), 4: (30, 32, 28, 10), 5: (26, 14, 24, 28, 8)}  # percent, by number of columns
 _PRE = 'style="margin:0;white-space:pre-wrap;text-align:left"'
 
 
@@ -76,13 +80,15 @@ def page_html(
     before: str | None = None,  # lines that this page does not have are marked
 ) -> Fragment:
     "A page as escaped text, with what is new in it marked."
+    if state in (END_STATE, FAILURE_STATE):
+        return Fragment(f"<i>{escaped(state)}</i>")
     known = None if before is None else set(before.split("\n"))
     lines = [escaped(line) for line in state.split("\n")]
     marked = [shown if known is None or line in known else f"<mark>{shown}</mark>"
               for line, shown in zip(state.split("\n"), lines, strict=True)]
     return Fragment(f"<pre {_PRE}>" + "\n".join(marked) + "</pre>")
 
-# %% ../nbs/90_report.ipynb #a9bb4883
+# %% ../nbs/90_report.ipynb #7abab350
 def _badges(trajectory: Trajectory) -> str:
     outcome = "success" if trajectory.success else "cut at the step limit" if trajectory.truncated else "failure"
     origin = "real page" if trajectory.real else "imagined page"
@@ -95,7 +101,8 @@ def _outcome(reward: float, done: bool) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> Fragment:
     "A table whose cells are HTML already."
-    top = "".join(f"<th {_TOP}>{name}</th>" for name in head)
+    widths = _WIDTHS[len(head)]
+    top = "".join(f'<th {_TOP[:-1]};width:{w}%">{name}</th>' for name, w in zip(head, widths, strict=True))
     body = "".join("<tr>" + "".join(f"<td {_TOP}>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return Fragment(f'<div class="episode"><p>{title}</p><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody>'
                     "</table></div>")
@@ -272,7 +279,7 @@ def drawing(
         figure = Figure(figsize=(width, height * rows), layout="constrained")
         yield figure, figure.subplots(rows, columns, squeeze=False)
 
-# %% ../nbs/90_report.ipynb #6f5663be
+# %% ../nbs/90_report.ipynb #42124211
 def _bars(axis, rows: Sequence[dict], title: str) -> None:
     palette = [COLOURS["grey"], COLOURS["blue"], COLOURS["green"], COLOURS["orange"]]
     for i, row in enumerate(rows):
@@ -281,9 +288,9 @@ def _bars(axis, rows: Sequence[dict], title: str) -> None:
         axis.annotate(f"{row['mean']:.0%}", (i, 0.02), ha="center", color="white", weight="bold")
     axis.set_xticks(range(len(rows)), [f"{AGENTS.get(r['agent'], r['agent'])}\n{r['successes']}/{r['episodes']}"
                                        for r in rows])
-    axis.set(ylim=(0, 1), title=title, ylabel="success on real pages")
+    axis.set(ylim=(0, 1), xlim=(-0.7, max(3, len(rows)) - 0.3), title=title, ylabel="success on real pages")
     axis.grid(axis="x", visible=False)
-    axis.yaxis.set_major_formatter("{x:.0%}".format)
+    axis.yaxis.set_major_formatter("{x:.0%}")
 
 
 def results_chart(
@@ -322,12 +329,12 @@ def task_returns(
         rewards.setdefault(trajectory.task.id, []).append(trajectory.total_reward)
     return [float(np.mean(found)) for found in rewards.values()]
 
-# %% ../nbs/90_report.ipynb #e862f6ea
+# %% ../nbs/90_report.ipynb #bc74466a
 _CURVES = {"dead_groups": "groups without signal", "clip_fraction": "clipped tokens", "ratio": "mean ratio ρ",
            "kl": "KL to the warm start", "gradient_norm": "gradient norm", "invalid": "episodes with an invalid action",
            "synthetic_tasks": "invented tasks in the batch"}
 
-
+# %% ../nbs/90_report.ipynb #d5029c78
 def iterations(
     run: Run,
     folder: str = "iterations",  # or "real", "transfer"
@@ -359,26 +366,27 @@ def learning_chart(
         for axis, name in zip(panels[1:], names, strict=False):
             axis.plot(steps, [r.get(name, np.nan) for r in rows], "o-", color=COLOURS["orange"])
             axis.set_title(_CURVES[name])
+            axis.margins(y=0.3)
         for axis in panels:
             axis.set_xticks(range(1, len(rows) + 1, max(1, len(rows) // 8)))
             axis.set_visible(bool(axis.lines))
+            axis.set_xlim(0.7, len(rows) + 0.3)
     ends = [f"{rows[i].get('return', float('nan')):.0%}" for i in (0, -1)]
     return Chart(figure, f"Learning curves, {title}: {ends[0]} in the first iteration, {ends[1]} in the last.")
 
-# %% ../nbs/90_report.ipynb #8fbae5c2
+# %% ../nbs/90_report.ipynb #ea5c391d
 def _confusion(axis, gate: dict, title: str) -> None:
     hits = [gate.get("success_recognised", np.nan), gate.get("failure_recognised", np.nan)]
     cells = np.array([[hits[0], 1 - hits[0]], [1 - hits[1], hits[1]]])
     axis.imshow(cells, cmap="Blues", vmin=0, vmax=1.4)
     for (i, j), value in np.ndenumerate(cells):
         axis.annotate("none seen" if np.isnan(value) else f"{value:.0%}", (j, i), ha="center", va="center", fontsize=12)
-    axis.set_xticks((0, 1), ("success", "something\nelse"))
-    axis.set_xticks((0, 1), ("as success", "otherwise")) if False else None
+    axis.set_xticks((0, 1), ("success", "otherwise"))
     axis.set_yticks((0, 1), ("true\nsuccess", "true\nfailure"))
     axis.set(title=title, xlabel="imagined")
     axis.grid(visible=False)
 
-# %% ../nbs/90_report.ipynb #0c88e86b
+# %% ../nbs/90_report.ipynb #3afa750e
 def gate_chart(
     gates: dict[str, dict],  # "before" and "after" -> the row of `Fidelity`
 ) -> Chart | None:
@@ -396,13 +404,15 @@ def gate_chart(
                 axes[0, -1].errorbar(j + 0.36 * i - 0.18, rate["mean"], [[rate["mean"] - rate["low"]],
                                      [rate["high"] - rate["mean"]]], color="black", capsize=4)
         axes[0, -1].set_xticks(range(len(gates)), [f"{name}\ntraining" for name in gates])
-        axes[0, -1].set(ylim=(0, 1), title="success of the same agent")
+        axes[0, -1].set(ylim=(0, 1.2), yticks=np.linspace(0, 1, 6), title="success of the same agent")
+        axes[0, -1].yaxis.set_major_formatter("{x:.0%}")
+        axes[0, -1].grid(axis="x", visible=False)
         axes[0, -1].legend(loc="upper left", ncols=2)
     words = "; ".join(f"{n} training, balanced reward accuracy {g['balanced_reward_accuracy']:.0%}, real success "
                       f"{g['real']['mean']:.0%}, dreamed {g['dreamed']['mean']:.0%}" for n, g in gates.items())
     return Chart(figure, f"The fidelity gate: {words}.")
 
-# %% ../nbs/90_report.ipynb #0c038d41
+# %% ../nbs/90_report.ipynb #95746b9a
 def _smooth(values: Sequence[float], width: int) -> tuple[np.ndarray, np.ndarray]:
     "Running mean and standard deviation over at most `width` values to each side."
     windows = [np.asarray(values[max(0, i - width):i + width + 1], float) for i in range(len(values))]
@@ -424,17 +434,18 @@ def loss_chart(
             axis.plot(steps, mean, color=COLOURS["blue"], linewidth=2)
             axis.fill_between(steps, mean - spread, mean + spread, color=COLOURS["blue"], alpha=0.15)
             axis.set(title=name, xlabel="optimiser step", ylim=(0, None))
+            axis.xaxis.get_major_locator().set_params(integer=True)
         axes[0, 0].set_ylabel("loss in nats per token")
     words = "; ".join(f"{name} from {values[0]:.2f} to {np.mean(values[-3:]):.2f}" for name, values in losses.items())
     return Chart(figure, f"Losses of the supervised stages: {words}.")
 
-# %% ../nbs/90_report.ipynb #95472880
+# %% ../nbs/90_report.ipynb #2b454b68
 def stage_table(
     run: Run,
 ) -> pd.DataFrame:  # stage, seconds, share, peak megabytes
-    "Time and peak memory of every stage; the iterations of one training stand together."
+    "Time and peak memory of every stage, as it was built last; the iterations of one training stand together."
     piles: dict[str, list[dict]] = {}
-    for row in run.stages():
+    for row in {row["stage"]: row for row in run.stages()}.values():
         folder, _, rest = row["stage"].partition("/")
         piles.setdefault(f"{folder} (each iteration)" if rest.isdigit() else row["stage"], []).append(row)
     rows = [(name.replace(" (each iteration)", f" ({len(found)})"), sum(r["seconds"] for r in found),
@@ -461,7 +472,7 @@ def time_chart(
     slow = table.loc[table["seconds"].idxmax()]
     return Chart(figure, f"Time per stage; the longest is {slow['stage']} with {slow['seconds']:.0f} seconds.")
 
-# %% ../nbs/90_report.ipynb #4c94d528
+# %% ../nbs/90_report.ipynb #628f5fa0
 def _answer(page: str, reward: float, done: bool, valid: bool = True, reasoning: str = "") -> dict:
     return {"page": page, "reward": reward, "done": done, "valid": valid, "reasoning": reasoning}
 
@@ -485,58 +496,71 @@ def show_comparison(
         agree = all(real[name] == imagined[name] for name in ("page", "reward", "done"))
         rows.append((page_html(step["page"]), f"<code>{escaped(step['action'])}</code>", _told(real, imagined),
                      _told(imagined, real), "same" if agree else "<b>differs</b>"))
-    title = f"<b>{escaped(episode['goal'])}</b><br><small>{escaped(episode['task'])} · never seen in training</small>"
+    title = f"<b>{escaped(episode['goal'])}</b><br><small>{escaped(episode['task'])} · not trained on</small>"
     return _table(("page", "action", "real answer", "imagined answer", ""), rows, title)
 
-# %% ../nbs/90_report.ipynb #46548779
+# %% ../nbs/90_report.ipynb #a547342a
 def choose_episodes(
     trajectories: Sequence[Trajectory],
-    count: int = 6,
+    count: int = 8,
 ) -> list[Trajectory]:
-    "Per task type the longest success and the longest failure without invalid actions; task types in turn."
+    "Per task type the longest success and the longest failure without invalid actions; the longest of all first."
     piles: dict[tuple[bool, str], list[Trajectory]] = {}
     for trajectory in trajectories:
         if not any(step.invalid for step in trajectory.transitions):
             piles.setdefault((not trajectory.success, trajectory.task.kind), []).append(trajectory)
     best = {key: max(pile, key=len) for key, pile in sorted(piles.items())}
-    wins, losses = ([t for (lost, _), t in best.items() if lost is side] for side in (False, True))
+    wins, losses = (sorted((t for (lost, _), t in best.items() if lost is side), key=lambda t: -len(t))
+                    for side in (False, True))
     mixed = [t for pair in zip(wins, losses, strict=False) for t in pair]
     return (mixed + [t for t in wins + losses if not any(t is m for m in mixed)])[:count]
 
-# %% ../nbs/90_report.ipynb #58c0b032
-def compare_steps(
-    run: Run,
-    episodes: int = 6,
-) -> Path:  # transcripts.json in the run directory
-    "Ask the experience model about held-out real episodes, once."
-    def make(path: Path) -> None:
-        from dreamgym.cot_annotation import annotated_data
-        from dreamgym.experience_model import annotated_steps, split_steps
-        from dreamgym.replay_buffer import grounded_model
+# %% ../nbs/90_report.ipynb #0f3dcbe7
+def _held_out(run: Run) -> list[Trajectory]:
+    "Annotated real trajectories of tasks that the experience model was not trained on."
+    from dreamgym.cot_annotation import annotated_data
+    from dreamgym.experience_model import annotated_steps, split_steps
 
-        _, held = split_steps(annotated_steps(read_trajectories(annotated_data(run))))
-        tasks = {s.query.task.id for s in held}
-        chosen = choose_episodes([t for t in read_trajectories(annotated_data(run)) if t.task.id in tasks], episodes)
-        steps = [annotated_steps([t]) for t in chosen]
-        model, _ = grounded_model(run)
-        answers = iter(model.imagine([s.query for one in steps for s in one]))
-        text = json.dumps([_episode(t, one, answers) for t, one in zip(chosen, steps, strict=True)], indent=1)
-        atomic_write_text(path, text + "\n")
-
-    return run.build("transcripts.json", make)
+    trajectories = read_trajectories(annotated_data(run))
+    tasks = {step.query.task.id for step in split_steps(annotated_steps(trajectories))[1]}
+    return [t for t in trajectories if t.task.id in tasks and not any(step.invalid for step in t.transitions)]
 
 
-def _episode(trajectory: Trajectory, steps, answers: Iterator) -> dict:
-    "One entry of transcripts.json."
-    rows = []
-    for step, answer in zip(steps, answers, strict=False):
+def _episode(steps: Sequence, answers: Sequence) -> dict:
+    "One entry of transcripts.json: the steps of one trajectory, as they were and as they were imagined."
+    task, rows = steps[0].query.task, []
+    for step, answer in zip(steps, answers, strict=True):
         truth = step.transition
         rows.append({"page": truth.state, "action": truth.action,
                      "real": _answer(truth.next_state, truth.reward, truth.done),
                      "imagined": _answer(answer.state, answer.reward, answer.done, answer.valid, answer.reasoning)})
-    return {"task": trajectory.task.id, "kind": trajectory.task.kind, "goal": trajectory.task.goal, "steps": rows}
+    return {"task": task.id, "kind": task.kind, "goal": task.goal, "steps": rows}
 
-# %% ../nbs/90_report.ipynb #8130792e
+# %% ../nbs/90_report.ipynb #97409bc6
+def compare_steps(
+    run: Run,
+    episodes: int = 8,  # shown whole
+    endings: int = 80,  # last steps that are judged
+) -> Path:  # transcripts.json in the run directory
+    "Ask the experience model about held-out real episodes and endings, once."
+    def make(path: Path) -> None:
+        from dreamgym.experience_model import annotated_steps
+        from dreamgym.replay_buffer import grounded_model
+
+        held, (model, _) = _held_out(run), grounded_model(run)
+        shown = [annotated_steps([t]) for t in choose_episodes(held, episodes)]
+        answers = [model.imagine([s.query for s in steps]) for steps in shown]
+        order = np.random.default_rng(derive_seed(run.seed, "endings")).permutation(len(held)).tolist()
+        last = [s for i in order if (s := annotated_steps([held[i]])[-1]).transition.done][:endings]
+        judged = list(zip(last, model.imagine([s.query for s in last]), strict=True))
+        wrong = [(s, a) for s, a in judged if (a.done, a.reward) != (True, s.transition.reward)]
+        atomic_write_json(path, {"episodes": [_episode(s, a) for s, a in zip(shown, answers, strict=True)],
+                                 "mistakes": [_episode([s], [a]) for s, a in wrong],
+                                 "endings": len(judged), "wrong": len(wrong)})
+
+    return run.build("transcripts.json", make)
+
+# %% ../nbs/90_report.ipynb #8fe77fae
 def judged_variations(
     run: Run,
 ) -> list[dict]:  # iteration, problem ("" for accepted), text, task
@@ -552,12 +576,14 @@ def show_variations(
     "Accepted and rejected variations side by side, and why the rejected ones were refused."
     good, bad = ([j for j in judged if bool(j["problem"]) is side] for side in (False, True))
     reasons = Counter(j["problem"].split(":")[0] for j in bad)
-    bad = list({j["problem"].split(":")[0]: j for j in bad}.values()) + bad  # one of every reason first
+    firsts = list({j["problem"].split(":")[0]: j for j in reversed(bad)}.values())  # one of every reason comes first
+    bad = firsts + [j for j in bad if not any(j is first for first in firsts)]
     cell = lambda j: f"<small>{escaped(j['problem'] or j['task'])}</small>{page_html(j['text'].strip())}"  # noqa: E731
-    rows = [(cell(good[i]) if i < len(good) else "", cell(bad[i]) if i < sum(reasons.values()) else "")
+    rows = [(cell(good[i]) if i < len(good) else "", cell(bad[i]) if i < len(bad) else "")
             for i in range(min(count, max(len(good), len(bad))))]
     words = "; ".join(f"{escaped(reason)} ({n})" for reason, n in reasons.most_common())
-    return _table(("accepted", "rejected"), rows, f"{len(good)} accepted, {sum(reasons.values())} rejected. {words}")
+    return _table(("accepted", "rejected"), rows, f"{len(good)} accepted, {len(bad)} rejected"
+                  + (f" because: {words}" if words else "") + ".")
 
 # %% ../nbs/90_report.ipynb #8c2ff65d
 _HEAD = """<!DOCTYPE html>
@@ -613,19 +639,22 @@ def _headline(rows: Sequence[dict], steps: dict) -> str:
         text += f"; after {steps.get('sim_to_real', 'a few')} real transitions more, {_percent(total['sim_to_real'])}"
     return text + ". Brackets hold 95% intervals."
 
-# %% ../nbs/90_report.ipynb #35f06f44
+# %% ../nbs/90_report.ipynb #596bce4b
 def _results_section(run: Run) -> str:
     rows = evaluation_rows(run)
     if not rows:
         return ""
     kinds = pd.DataFrame([r for r in rows if r["kind"] != "all"])
     body = _figure(results_chart(rows), "Success on the frozen test panel; whiskers are Wilson's 95% intervals.")
+    if len({row["panel_hash"] for row in rows}) > 1:
+        body += '<p class="warn">These agents were measured on <b>different panels</b> (their hashes differ). Do not compare ' \
+                "their numbers: delete the folder evaluation/ and run <code>dreamgym reproduce</code> again.</p>"
     body += _frame(results_table(run).reset_index(names="agent"))
     if len(kinds):
         kinds["score"] = kinds["successes"].astype(str) + " of " + kinds["episodes"].astype(str)
         wide = kinds.pivot_table(index=["part", "kind"], columns="agent", values="score", aggfunc="first", sort=False)
         wide = wide[[a for a in _evaluations(run) if a in wide.columns]].rename(columns=AGENTS)
-        wide = wide.rename(index={"own": "own", "held_out": "held out"}).reset_index().fillna("")
+        wide = wide.rename(index={"own": "own", "held_out": "held out"}).reset_index().rename_axis(columns=None).fillna("")
         body += "<h3>By task type</h3>" + _frame(wide)
     return body + "<h3>Real experience</h3><p>Every step on a real page, and what it was for.</p>" + _frame(real_experience(run))
 
@@ -646,13 +675,17 @@ def _fidelity_section(run: Run) -> str:
                 + _frame(table.reset_index(names="rate"))
     return body
 
-# %% ../nbs/90_report.ipynb #303653b4
+# %% ../nbs/90_report.ipynb #ba27a161
 def _learning_section(run: Run) -> str:
     metrics, body = read_json(run.path / "metrics.json", {}), ""
-    for folder, title in (("iterations", "return in the dream"), ("transfer", "return in the transfer"),
-                          ("real", "return on real pages")):
-        chart = learning_chart(iterations(run, folder), title)
-        body += _figure(chart, "Return: mean over tasks with its bootstrap 95% band.") if chart else ""
+    for folder, title in (("iterations", "return in the dream"), ("real", "return on real pages"),
+                          ("transfer", "return in the transfer")):
+        rows = iterations(run, folder)
+        if len(rows) > 1:
+            body += _figure(learning_chart(rows, title), "Return: mean over tasks with its bootstrap 95% band.")
+        elif rows:
+            numbers = {_CURVES.get(n, n).replace("_", " "): f"{v:.3g}" for n, v in rows[0].items()}
+            body += f"<h3>One update: {title}</h3>" + _frame(pd.DataFrame(numbers.items(), columns=["what", "value"]))
     losses = {title: metrics.get(name, {}).get("losses", []) for name, title in
               (("warm_start", "warm start"), ("experience_model", "experience model"))}
     return body + _figure(loss_chart(losses), "Losses of the two supervised stages: running mean, with the spread of the steps.")
@@ -665,12 +698,14 @@ def _first_and_last(run: Run, folder: str) -> list[Trajectory]:
 
 
 def _transcript_section(run: Run) -> str:
-    body, pairs = "", read_json(run.path / "transcripts.json", [])
-    if pairs:
-        same = [all(s["real"][n] == s["imagined"][n] for n in ("page", "reward", "done")) for e in pairs for s in e["steps"]]
-        body += f"<h3>Real and imagined side by side</h3><p>Real steps of tasks that the experience model has never seen. " \
-                f"Here {sum(same)} of {len(same)} answers are the same in page, reward and end.</p>"
-        body += "".join(map(show_comparison, pairs))
+    body, found = "", read_json(run.path / "transcripts.json")
+    if found:
+        body += "<h3>Real and imagined side by side</h3><p>Real steps of tasks that the experience model was not trained on: " \
+                "for each task type the longest success and the longest failure.</p>" \
+                + "".join(map(show_comparison, found["episodes"]))
+        body += f"<h3>Where the dream is wrong</h3><p>Of {found['endings']} held-out endings, won and lost, the model judged " \
+                f"{found['wrong']} wrongly." + (" Some of them:" if found["wrong"] else "") + "</p>" \
+                + "".join(map(show_comparison, found["mistakes"][:5]))
     for folder, title in (("iterations", "Episodes in the dream"), ("transfer", "Episodes on real pages")):
         found = _first_and_last(run, folder)
         body += (f"<h3>{title}</h3>" + "".join(map(show_trajectory, found))) if found else ""
@@ -681,7 +716,7 @@ def _curriculum_section(run: Run) -> str:
     judged = judged_variations(run)
     return str(show_variations(judged, 6)) if judged else ""
 
-# %% ../nbs/90_report.ipynb #7d6a2a5b
+# %% ../nbs/90_report.ipynb #4c3123b1
 def versions() -> dict[str, str]:
     "Versions of what the numbers depend on."
     names = ("dreamgym", "torch", "transformers", "numpy", "faiss-cpu", "gymnasium", "miniwob", "selenium", "safetensors")
@@ -698,7 +733,7 @@ def command_of(run: Run) -> str:
     "The command that makes such a run."
     return f"dreamgym reproduce --scale {run.scale.name} --seed {run.seed}"
 
-
+# %% ../nbs/90_report.ipynb #e843990a
 def _time_section(run: Run) -> str:
     table = stage_table(run)
     if not len(table):

@@ -8,34 +8,42 @@ Docs: https://dreamgym.github.io/dreamgym/runs.html.md"""
 __all__ = ['QUICK_KINDS', 'CPU_KINDS', 'size', 'Scale', 'derive_seed', 'set_seed', 'cache_folder', 'notebooks_folder',
            'data_folder', 'RunBusy', 'Run', 'Picture', 'system_picture']
 
-# %% ../nbs/01_runs.ipynb #f98c03ae
+# %% ../nbs/01_runs.ipynb #1b6ed17e
+import errno
 import hashlib
 import json
 import os
 import random
 import resource
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from html import escape
+from importlib.util import find_spec
 from pathlib import Path
 
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
 
-from .trajectories import DreamgymError, atomic_write_json, atomic_write_text
+from .trajectories import DreamgymError, atomic_write_json
 
-# %% ../nbs/01_runs.ipynb #93264128
-def size(default, unit: str, paper: str = "the paper does not say"):
-    "A field of `Scale`: its default, its unit, and what the paper says about it."
-    return field(default=default, metadata={"unit": unit, "paper": paper})
+# %% ../nbs/01_runs.ipynb #31934a5f
+def size(
+    default,  # the value at scale quick
+    unit: str,  # what is counted or measured
+    paper: str = "the paper does not say",  # what the paper says about it
+    elsewhere: str = "",  # what other sources say
+):  # a field for a dataclass
+    "A field of `Scale`: its default, its unit, and what is said about it."
+    return field(default=default, metadata={"unit": unit, "paper": paper, "elsewhere": elsewhere})
 
-# %% ../nbs/01_runs.ipynb #7d6cacf7
+# %% ../nbs/01_runs.ipynb #b2cc0a4a
 QUICK_KINDS = ("click-button", "click-dialog-2", "enter-text", "login-user")
 
-
+# %% ../nbs/01_runs.ipynb #2a38ad1a
 @dataclass(frozen=True)
 class Scale:
     "Every size of a run in one place. The code is the same at all scales; only these numbers change."
@@ -44,34 +52,80 @@ class Scale:
     model: str = size("smollm2", "name or folder", "Llama-3.2-3B, Llama-3.1-8B, Qwen2.5-7B (Table 1)")
     kinds: tuple[str, ...] = size(QUICK_KINDS, "MiniWoB++ task types", "WebShop, ALFWorld, WebArena-Lite")
     browsers: int = size(3, "browsers at once", "at most 4 parallel sessions on WebArena (App. A)")
-    maximum_steps: int = size(6, "actions per episode")
-    offline_seeds_per_kind: int = size(60, "tasks")
+    maximum_steps: int = size(6, "actions per episode", elsewhere="verl-agent's scripts: 15 and 50")
+    offline_seeds_per_kind: int = size(80, "tasks", paper="3,600 to 5,200 trajectories a benchmark (App. A)")
     start_seeds_per_kind: int = size(40, "first pages for training in the dream")
     branches: int = size(3, "wrong-action branches per task")
     lora_rank: int = size(16, "rank")
     demonstration_seeds_per_kind: int = size(6, "oracle trajectories")
     warm_start_epochs: int = size(4, "epochs")
     warm_start_learning_rate: float = size(1e-3, "per step")
-    experience_epochs: int = size(1, "epochs", "5 epochs in a popular introduction")
+    experience_epochs: int = size(1, "epochs", elsewhere="an introduction: 5")
     experience_learning_rate: float = size(2.5e-3, "per step")
-    experience_token_budget: int = size(56_000, "training tokens")
+    experience_token_budget: int = size(90_000, "training tokens")
     outcome_weight: float = size(3.0, "weight of the tokens that carry the reward", "1 (equation 5)")
     variation_examples: int = size(40, "task pairs in the experience model's training")
-    retrieved: int = size(1, "demonstrations (k)")
-    history_length: int = size(2, "past steps")
-    iterations: int = size(4, "policy updates in the dream")
-    tasks_per_iteration: int = size(8, "tasks", "verl-agent's scripts: 16")
-    group_size: int = size(8, "rollouts per task", "verl-agent's scripts: 8")
-    policy_learning_rate: float = size(8e-4, "per step", "verl-agent's scripts: 1e-6, full fine-tuning")
-    minibatches: int = size(4, "optimiser steps per batch of rollouts")
+    retrieved: int = size(1, "demonstrations (k)", elsewhere="an introduction: 3")
+    history_length: int = size(2, "past steps", elsewhere="verl-agent's scripts: 2")
+    iterations: int = size(4, "policy updates in the dream", paper="curves of about 150 steps (Fig. 3)")
+    tasks_per_iteration: int = size(8, "tasks", elsewhere="verl-agent's scripts: 16")
+    group_size: int = size(8, "rollouts per task", elsewhere="verl-agent's scripts: 8")
+    policy_learning_rate: float = size(1.5e-4, "per step", elsewhere="verl-agent's scripts: 1e-6, no LoRA")
+    minibatches: int = size(2, "optimiser steps per batch of rollouts")
+    kl_weight: float = size(0.05, "weight of the KL term towards the warm start")
     temperature: float = size(1.0, "softmax temperature of rollouts")
-    variations: int = size(3, "variations per seed task (m)")
-    synthetic_share: float = size(0.2, "share (lambda)", "lambda bounds the share; its value is not given")
-    value_threshold: float = size(0.1, "reward variance")
-    gate_episodes: int = size(32, "real development episodes per fidelity gate")
+    variations: int = size(3, "variations per seed task (m)", elsewhere="an introduction: 5")
+    synthetic_share: float = size(0.2, "share (λ)", "λ bounds the share", elsewhere="an introduction: 0.2")
+    value_threshold: float = size(0.1, "reward variance", elsewhere="an introduction: > 0.25, never reached")
+    transfer_group_size: int = size(4, "rollouts per task of the transfer: a small budget wants small groups")
+    quality_steps: int = size(48, "held-out real steps on which the experience model is measured")
     transfer_share: float = size(0.1, "share of the real baseline's transitions", "5K of 80K transitions")
     development_per_kind: int = size(8, "panel tasks")
     test_per_kind: int = size(15, "panel tasks")
+
+# %% ../nbs/01_runs.ipynb #496e4afa
+CPU_KINDS = ("click-button", "click-link", "click-option", "click-checkboxes", "enter-text", "enter-password",
+             "login-user", "focus-text-2", "click-tab-2", "click-collapsible-2", "click-dialog-2", "click-widget",
+             "search-engine", "navigate-tree")
+
+_SCALES = {
+    "quick": {},
+    "cpu": dict(kinds=CPU_KINDS, offline_seeds_per_kind=24, experience_token_budget=400_000,
+                iterations=10, tasks_per_iteration=14, group_size=8, test_per_kind=10, development_per_kind=4,
+                quality_steps=200, retrieved=2),
+    "gpu": dict(model="Qwen/Qwen2.5-1.5B-Instruct", kinds=CPU_KINDS, offline_seeds_per_kind=100, lora_rank=32,
+                experience_token_budget=4_000_000, iterations=60, tasks_per_iteration=28, test_per_kind=25,
+                retrieved=3, history_length=4),
+    "paper": dict(model="meta-llama/Llama-3.1-8B-Instruct", kinds=CPU_KINDS, offline_seeds_per_kind=400,
+                  lora_rank=64, experience_token_budget=40_000_000, iterations=150, tasks_per_iteration=16,
+                  test_per_kind=25, retrieved=3, history_length=8, maximum_steps=15),
+}
+
+# %% ../nbs/01_runs.ipynb #2ce85113
+@patch(cls_method=True)
+def named(
+    cls: Scale,
+    name: str = "",  # quick, cpu, gpu or paper; empty means DREAMGYM_SCALE or quick
+    **changes,  # single sizes to change, for experiments
+) -> Scale:
+    "The scale of that name. Selection: argument, then the variable `DREAMGYM_SCALE`, then `quick`."
+    name = name or os.environ.get("DREAMGYM_SCALE") or "quick"
+    if name not in _SCALES:
+        raise DreamgymError(f"Unknown scale {name!r}: choose one of {', '.join(_SCALES)}.")
+    unknown = set(changes) - {f.name for f in fields(cls)}
+    if unknown:
+        raise DreamgymError(f"Scale has no size named {sorted(unknown)[0]!r}; `Scale.named().table()` lists them.")
+    return replace(cls(**{"name": name, **_SCALES[name]}), **changes)
+
+# %% ../nbs/01_runs.ipynb #c69c90ff
+@patch
+def table(self: Scale):  # a pandas table, one row a size
+    "All sizes with their value, their unit, and what the paper and others say about them."
+    import pandas
+
+    rows = [(f.name, getattr(self, f.name), *f.metadata.values()) for f in fields(self) if f.name != "name"]
+    columns = ["size", self.name, "unit", "the paper", "elsewhere"]
+    return pandas.DataFrame(rows, columns=columns).set_index("size")
 
 # %% ../nbs/01_runs.ipynb #d3451d2b
 def derive_seed(
@@ -82,54 +136,18 @@ def derive_seed(
     text = "/".join(str(name) for name in (seed, *names))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
-# %% ../nbs/01_runs.ipynb #907a5ec2
+# %% ../nbs/01_runs.ipynb #2899c176
 def set_seed(
     seed: int,  # seed for Python's, NumPy's and, where it is loaded, torch's generator
 ) -> None:
     "Seed every global generator. Code in this package prefers generators of its own (see `derive_seed`)."
-    import sys
-
     random.seed(seed)
     if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed(seed)
+        sys.modules["numpy"].random.seed(seed % 2**32)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(seed)
 
-# %% ../nbs/01_runs.ipynb #e1af46d5
-CPU_KINDS = ("click-button", "click-link", "click-option", "click-checkboxes", "enter-text", "enter-password",
-             "login-user", "focus-text-2", "click-tab-2", "click-collapsible-2", "click-dialog-2", "click-widget",
-             "search-engine", "navigate-tree")
-
-_SCALES = {
-    "quick": {},
-    "cpu": dict(kinds=CPU_KINDS, offline_seeds_per_kind=24, experience_token_budget=400_000,
-                iterations=10, tasks_per_iteration=14, group_size=8, test_per_kind=10, development_per_kind=4,
-                gate_episodes=56, retrieved=2),
-    "gpu": dict(model="Qwen/Qwen2.5-1.5B-Instruct", kinds=CPU_KINDS, offline_seeds_per_kind=100, lora_rank=32,
-                experience_token_budget=4_000_000, iterations=60, tasks_per_iteration=28, test_per_kind=25,
-                retrieved=3, history_length=4),
-    "paper": dict(model="meta-llama/Llama-3.1-8B-Instruct", kinds=CPU_KINDS, offline_seeds_per_kind=400,
-                  lora_rank=64, experience_token_budget=40_000_000, iterations=150, tasks_per_iteration=16,
-                  test_per_kind=25, retrieved=3, history_length=8, maximum_steps=15),
-}
-
-
-@patch(cls_method=True)
-def named(
-    cls: Scale,
-    name: str = "",  # quick, cpu, gpu or paper; empty means DREAMGYM_SCALE or quick
-    **changes,  # single sizes to change, for experiments
-) -> Scale:
-    "The scale of that name. Selection: argument, then the variable `DREAMGYM_SCALE`, then `quick`."
-    name = name or os.environ.get("DREAMGYM_SCALE", "quick")
-    if name not in _SCALES:
-        raise DreamgymError(f"Unknown scale {name!r}: choose one of {', '.join(_SCALES)}.")
-    unknown = set(changes) - {f.name for f in fields(cls)}
-    if unknown:
-        raise DreamgymError(f"Scale has no size named {sorted(unknown)[0]!r}; `Scale.named().table()` lists them.")
-    return replace(cls(**{"name": name, **_SCALES[name]}), **changes)
-
-# %% ../nbs/01_runs.ipynb #0fc2a585
+# %% ../nbs/01_runs.ipynb #3e386934
 def cache_folder() -> Path:
     "Where converted model weights live: `DREAMGYM_CACHE`, or `~/.cache/dreamgym`."
     return Path(os.environ.get("DREAMGYM_CACHE") or Path.home() / ".cache" / "dreamgym")
@@ -137,8 +155,8 @@ def cache_folder() -> Path:
 
 def notebooks_folder() -> Path:
     "The chapters: `nbs/` of the checkout, or `dreamgym/notebooks/` of an installed wheel."
-    here = Path(__file__).resolve().parent if "__file__" in globals() else Path.cwd()
-    for folder in (here / "notebooks", here.parent / "nbs", here):
+    package = Path(find_spec("dreamgym").origin).resolve().parent
+    for folder in (package / "notebooks", package.parent / "nbs"):
         if (folder / "index.ipynb").exists() or (folder / "data").is_dir():
             return folder
     raise DreamgymError("The chapters are missing beside the package: install dreamgym again.")
@@ -148,13 +166,15 @@ def data_folder() -> Path:
     "The small data files that belong to the book: frozen panels and the sample trajectories."
     return notebooks_folder() / "data"
 
-# %% ../nbs/01_runs.ipynb #eeb9f9a0
+# %% ../nbs/01_runs.ipynb #185ddd65
 class RunBusy(DreamgymError):
     "Another process works in the same run directory."
 
 
 class Run:
     "A run directory: its scale, its seed, its stages. Open it with `Run.open`."
+
+    patience = 5.0  # seconds to wait for another process before giving up
 
     def __init__(self, path: Path, scale: Scale, seed: int):
         self.path, self.scale, self.seed = Path(path), scale, seed
@@ -163,7 +183,21 @@ class Run:
     def __repr__(self):
         return f"Run({str(self.path.name)!r}, scale={self.scale.name!r}, seed={self.seed})"
 
-# %% ../nbs/01_runs.ipynb #b2fafac9
+# %% ../nbs/01_runs.ipynb #f812b097
+@patch
+@contextmanager
+def locked(self: Run) -> Iterator[None]:
+    "Hold the run directory for this process; raise `RunBusy` when another process has it."
+    try:
+        with self._lock.acquire(timeout=self.patience):
+            yield
+    except Timeout:
+        raise RunBusy(
+            f"The run directory {self.path.name} is in use by another process; "
+            "wait for it or choose another --run."
+        ) from None
+
+# %% ../nbs/01_runs.ipynb #e26571db
 def _runs_folder() -> Path:
     "`DREAMGYM_RUNS`, or `runs` in the working folder (its parent when that is `nbs`)."
     here = Path.cwd()
@@ -171,15 +205,37 @@ def _runs_folder() -> Path:
 
 
 def _read_config(path: Path) -> dict:
+    "Scale and seed of a run directory."
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        return {"scale": Scale(**{**config["scale"], "kinds": tuple(config["scale"]["kinds"])}), "seed": config["seed"]}
+        sizes = {**config["scale"], "kinds": tuple(config["scale"]["kinds"])}
+        return {"scale": Scale(**sizes), "seed": config["seed"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DreamgymError(
-            f"The file config.json in {path.name} is damaged ({error}); delete that run directory or name another."
-        ) from error
+        raise DreamgymError(f"The file config.json in {path.name} is damaged or comes from another version ({error}); "
+                            "delete that run directory or name another.") from error
+
+# %% ../nbs/01_runs.ipynb #896810f3
+def _start_directory(path: Path) -> None:
+    "Make an empty run directory, or say why that cannot be."
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        foreign = [p.name for p in path.iterdir() if not p.name.startswith(".")]
+    except OSError as error:
+        raise DreamgymError(f"Cannot make the run directory {path.name} ({error.strerror}); name another.") from error
+    if foreign:
+        raise DreamgymError(f"The folder {path.name} is not empty and is no run directory; name another with --run.")
 
 
+def _check_config(opened: Run, scale: Scale, seed: int) -> None:
+    "Complain unless a directory's own scale and seed are those of the run that is opened in it."
+    if (scale, seed) == (opened.scale, opened.seed):
+        return
+    names = [f.name for f in fields(Scale) if getattr(scale, f.name) != getattr(opened.scale, f.name)]
+    sizes = f", and differs in {', '.join(names[:3])}" if scale.name == opened.scale.name and names else ""
+    raise DreamgymError(f"The run directory {opened.path.name} was made with scale {scale.name!r} and seed "
+                        f"{seed}{sizes}; name another directory with --run.")
+
+# %% ../nbs/01_runs.ipynb #3516c5ce
 @patch(cls_method=True)
 def open(
     cls: Run,
@@ -189,39 +245,28 @@ def open(
 ) -> Run:
     "Open a run directory, or start one. An existing directory must hold the same scale and seed."
     scale = Scale.named(scale) if isinstance(scale, str) else scale
-    path = Path(run) if str(run) else _runs_folder() / f"{scale.name}-{seed}"
-    if (path / "config.json").exists():
-        config = _read_config(path)
-        if (config["scale"], config["seed"]) != (scale, seed):
-            raise DreamgymError(
-                f"The run directory {path.name} was made with scale {config['scale'].name!r} and seed "
-                f"{config['seed']}, or with other sizes; name another directory with --run."
-            )
-    elif path.is_dir() and any(p.name != ".lock" and not p.name.startswith(".") for p in path.iterdir()):
-        raise DreamgymError(f"The folder {path.name} is not empty and is no run directory; name another with --run.")
-    path.mkdir(parents=True, exist_ok=True)
-    if not (path / "config.json").exists():
-        atomic_write_json(path / "config.json", {"scale": asdict(scale), "seed": seed})
-    return cls(path, scale, seed)
+    scale = replace(scale, kinds=tuple(scale.kinds))
+    opened = cls(Path(run) if str(run) else _runs_folder() / f"{scale.name}-{seed}", scale, seed)
+    file = opened.path / "config.json"
+    if not file.exists():
+        _start_directory(opened.path)
+        with opened.locked():  # two processes may start the same directory
+            if not file.exists():
+                atomic_write_json(file, {"scale": asdict(scale), "seed": seed})
+    _check_config(opened, **_read_config(opened.path))
+    return opened
 
-# %% ../nbs/01_runs.ipynb #b6304ccd
-@patch
-@contextmanager
-def locked(self: Run) -> Iterator[None]:
-    "Hold the run directory for this process; raise `RunBusy` when another process has it."
-    try:
-        with self._lock.acquire(timeout=5):
-            yield
-    except Timeout:
-        raise RunBusy(
-            f"The run directory {self.path.name} is in use by another process; wait for it or choose another --run."
-        ) from None
-
-# %% ../nbs/01_runs.ipynb #06f2f9d6
+# %% ../nbs/01_runs.ipynb #a2d97a90
 def _remove(path: Path) -> None:
+    "Remove a file or a folder, if it is there."
     shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
+def _disk_is_full(error: BaseException) -> bool:
+    "Does an error say that no space is left? Some libraries say it only in words."
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+
+# %% ../nbs/01_runs.ipynb #89b0de4c
 @patch
 def build(
     self: Run,
@@ -233,7 +278,7 @@ def build(
     if target.exists():
         return target
     with self.locked():
-        if target.exists():
+        if target.exists():  # another process was faster
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.unfinished")
@@ -241,39 +286,44 @@ def build(
         start = time.monotonic()
         try:
             make(temporary)
-        except OSError as error:
+        except BaseException as error:
             _remove(temporary)
-            raise _disk_error(error, self.path) from error
+            if _disk_is_full(error):
+                raise DreamgymError(f"The disk is full: nothing of the unfinished stage {name} in {self.path.name} "
+                                    "was kept; free some space and run the same command again.") from error
+            raise
         os.replace(temporary, target)
-        self._log_stage(name, time.monotonic() - start)
+        with suppress(OSError):  # a full disk: the result is there, and the next stage will say it
+            self._log_stage(name, time.monotonic() - start)
     return target
 
-# %% ../nbs/01_runs.ipynb #d1109430
-def _disk_error(error: OSError, path: Path) -> Exception:
-    "Turn 'no space left' into a sentence; leave every other error as it is."
-    if getattr(error, "errno", None) in (28, 122):
-        return DreamgymError(
-            f"The disk is full: nothing of the unfinished stage in {path.name} was kept; "
-            "free some space and run the same command again."
-        )
-    return error
-
-
+# %% ../nbs/01_runs.ipynb #6ae6b839
 @patch
 def _log_stage(self: Run, name: str, seconds: float) -> None:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux reports KiB
+    "Add a row to the log of finished stages."
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS reports bytes, Linux KiB
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
     row = {"stage": name, "seconds": round(seconds, 2), "peak_megabytes": round(peak), "finished": time.time()}
     with (self.path / "stages.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
+
+# %% ../nbs/01_runs.ipynb #1c7157d7
+def _read_row(line: str) -> dict:
+    "A row of the log; a line that a kill cut off is empty."
+    try:
+        return json.loads(line)
+    except ValueError:
+        return {}
 
 
 @patch
 def stages(self: Run) -> list[dict]:  # one row a finished stage: stage, seconds, peak_megabytes, finished
     "The finished stages with their time and the peak memory of the process that built them."
     path = self.path / "stages.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [row for row in map(_read_row, lines) if row]
 
-# %% ../nbs/01_runs.ipynb #24ca35f8
+# %% ../nbs/01_runs.ipynb #040d5a2b
 @patch
 def progress(
     self: Run,
@@ -287,7 +337,18 @@ def progress(
     if now - getattr(self, "_noted", 0) < 0.5 and done < total:
         return
     self._noted = now
-    atomic_write_json(self.path / "progress.json", dict(stage=stage, done=done, total=total, note=note, time=now))
+    state = dict(stage=stage, done=done, total=total, note=note, time=now)
+    atomic_write_json(self.path / "progress.json", state)
+
+# %% ../nbs/01_runs.ipynb #4cfe6b0e
+@patch
+def metrics(self: Run) -> dict:  # section -> name -> value
+    "What the stages have recorded so far."
+    path = self.path / "metrics.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise DreamgymError(f"metrics.json in {self.path.name} is damaged ({error}); delete that file.") from error
 
 
 @patch
@@ -303,14 +364,7 @@ def record(
         atomic_write_json(self.path / "metrics.json", metrics)
     return metrics
 
-
-@patch
-def metrics(self: Run) -> dict:  # section -> name -> value
-    "What the stages have recorded so far."
-    path = self.path / "metrics.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-# %% ../nbs/01_runs.ipynb #c18e3e84
+# %% ../nbs/01_runs.ipynb #69339f37
 _BOXES = {  # name: (x, y, label)
     "environments": (10, 20, "real pages"), "trajectories": (10, 100, "trajectories"),
     "cot_annotation": (170, 100, "annotation"), "experience_model": (330, 60, "experience model"),
@@ -318,6 +372,7 @@ _BOXES = {  # name: (x, y, label)
     "rollouts": (490, 60, "rollouts"), "policy_optimization": (650, 60, "GRPO update"),
     "language_model": (650, 140, "language model"), "evaluation": (650, 0, "evaluation"),
     "sim_to_real": (330, 0, "sim-to-real"),
+    "runs": (10, 196, "runs: one scale, one seed, one directory, stages that resume"),
 }
 _ARROWS = [("environments", "trajectories"), ("trajectories", "cot_annotation"),
            ("cot_annotation", "experience_model"), ("cot_annotation", "replay_buffer"),
@@ -326,22 +381,26 @@ _ARROWS = [("environments", "trajectories"), ("trajectories", "cot_annotation"),
            ("policy_optimization", "language_model"), ("policy_optimization", "evaluation"),
            ("environments", "sim_to_real")]
 
-
+# %% ../nbs/01_runs.ipynb #7b67c990
 class Picture(str):
     "SVG text that notebooks draw."
 
     def _repr_html_(self):
         return str(self)
 
-# %% ../nbs/01_runs.ipynb #98b70a36
+
 def _box(name: str, lit: bool) -> str:
+    "A box with its label; the floor is as wide as the picture."
     x, y, label = _BOXES[name]
+    width = 770 if name == "runs" else 130
     fill, stroke, weight = ("#ffd54f", "#b26a00", "bold") if lit else ("#f3f4f6", "#9aa0a6", "normal")
-    return (f'<rect x="{x}" y="{y}" width="130" height="34" rx="7" fill="{fill}" stroke="{stroke}"/>'
-            f'<text x="{x + 65}" y="{y + 22}" text-anchor="middle" font-weight="{weight}">{escape(label)}</text>')
+    middle = x + width // 2
+    return (f'<rect x="{x}" y="{y}" width="{width}" height="34" rx="7" fill="{fill}" stroke="{stroke}"/>'
+            f'<text x="{middle}" y="{y + 22}" text-anchor="middle" font-weight="{weight}">{escape(label)}</text>')
 
 
 def _arrow(start: str, end: str) -> str:
+    "A line between two boxes, with a tip."
     (x0, y0, _), (x1, y1, _) = _BOXES[start], _BOXES[end]
     if x0 == x1:  # vertical
         down = y1 > y0
@@ -351,7 +410,7 @@ def _arrow(start: str, end: str) -> str:
         line = (x0 + (130 if right else 0), y0 + 17, x1 + (0 if right else 130), y1 + 17)
     return '<line x1="{}" y1="{}" x2="{}" y2="{}" stroke="#5f6368" marker-end="url(#tip)"/>'.format(*line)
 
-
+# %% ../nbs/01_runs.ipynb #2a245f19
 def system_picture(
     *lit: str,  # the modules to light, for example "experience_model"; nothing lights nothing
 ) -> Picture:  # an SVG picture
@@ -362,5 +421,5 @@ def system_picture(
     tip = ('<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
            'orient="auto"><path d="M0 0 L8 4 L0 8 z" fill="#5f6368"/></marker></defs>')
     parts = [_arrow(*pair) for pair in _ARROWS] + [_box(name, name in lit) for name in _BOXES]
-    return Picture('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 -6 790 190" width="790" '
+    return Picture('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 -6 790 246" width="790" '
                    'font-family="sans-serif" font-size="12">' + tip + "".join(parts) + "</svg>")

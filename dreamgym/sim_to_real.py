@@ -60,7 +60,7 @@ def rollouts_within(
         used += sum(len(r.trajectory) for r in group)
     return output
 
-# %% ../nbs/12_sim_to_real.ipynb #e4fcf255
+# %% ../nbs/12_sim_to_real.ipynb #d2267a75
 def sim_to_real(run: Run) -> Path:  # folder of the adapter
     "Continue the dream's agent on real pages within the budget. Once."
     before = dream_training(run)
@@ -72,7 +72,7 @@ def sim_to_real(run: Run) -> Path:  # folder of the adapter
         seed = derive_seed(run.seed, "transfer")
         tasks = balanced(start_tasks(run), 10_000, np.random.default_rng(seed))
         with MiniWobBatch(run.scale.browsers, run.scale.maximum_steps) as environment:
-            rollouts = rollouts_within(agent, environment, tasks, run.scale.group_size, budget,
+            rollouts = rollouts_within(agent, environment, tasks, run.scale.transfer_group_size, budget,
                                        run.scale.temperature, seed)
         if not rollouts:
             raise DreamgymError(f"The real budget of {budget} transitions is too small for one group of rollouts; "

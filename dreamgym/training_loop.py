@@ -87,10 +87,11 @@ class LoopState:
         lines = (folder / "invented.jsonl").read_text().splitlines()
         self.invented = [Task.model_validate_json(line) for line in lines]
 
-# %% ../nbs/11_training_loop.ipynb #a1e92779
+# %% ../nbs/11_training_loop.ipynb #ef7ad615
 def settings_of(scale: Scale) -> GRPOSettings:
     "The update's numbers at a scale."
-    return GRPOSettings(scale.policy_learning_rate, temperature=scale.temperature, minibatches=scale.minibatches)
+    return GRPOSettings(scale.policy_learning_rate, kl_weight=scale.kl_weight, temperature=scale.temperature,
+                        minibatches=scale.minibatches)
 
 
 def first_state(run: Run, buffer: ReplayBuffer | None) -> LoopState:

@@ -8,7 +8,8 @@ Docs: https://dreamgym.github.io/dreamgym/trajectories.html.md"""
 __all__ = ['END_STATE', 'FAILURE_STATE', 'DreamgymError', 'TrajectoryFileError', 'Task', 'Transition', 'Trajectory',
            'atomic_write_text', 'atomic_write_json', 'write_trajectories', 'read_trajectories', 'trajectory_schema']
 
-# %% ../nbs/00_trajectories.ipynb #bed18776
+# %% ../nbs/00_trajectories.ipynb #a39fc053
+import errno
 import json
 import os
 from collections.abc import Iterable
@@ -17,7 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-# %% ../nbs/00_trajectories.ipynb #e5b95f37
+# %% ../nbs/00_trajectories.ipynb #684277ea
 class DreamgymError(Exception):
     "Every failure that a user can mend; the message is one sentence: what, where, how to mend it."
 
@@ -25,7 +26,7 @@ class DreamgymError(Exception):
 class TrajectoryFileError(DreamgymError):
     "A file of trajectories has a line that is damaged or not a trajectory."
 
-
+# %% ../nbs/00_trajectories.ipynb #999ed2fd
 END_STATE = "(end)"  # the page after an episode ended
 FAILURE_STATE = "(error page)"  # the page after an invalid action
 
@@ -100,7 +101,7 @@ class Trajectory(_Record):
         "Sum of rewards: 1.0 or 0.0."
         return sum(t.reward for t in self.transitions)
 
-# %% ../nbs/00_trajectories.ipynb #2a0f62e2
+# %% ../nbs/00_trajectories.ipynb #939d69ee
 def atomic_write_text(
     path: str | Path,  # the file to write
     text: str,  # its whole content
@@ -114,8 +115,12 @@ def atomic_write_text(
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise DreamgymError(
+                f"The disk is full, so {path.name} was not written; free some space and run the same command again."
+            ) from error
         raise
 
 
@@ -123,44 +128,48 @@ def atomic_write_json(path: str | Path, value: Any) -> None:
     "`atomic_write_text` of a value as indented JSON."
     atomic_write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
-# %% ../nbs/00_trajectories.ipynb #398b66d3
+# %% ../nbs/00_trajectories.ipynb #f39ed168
 def write_trajectories(
     path: str | Path,  # a .jsonl file
     trajectories: Iterable[Trajectory],  # written one a line
 ) -> None:
-    "Write trajectories as JSON Lines, atomically."
-    atomic_write_text(path, "".join(t.model_dump_json() + "\n" for t in trajectories))
+    "Write trajectories as JSON Lines, atomically; at least one."
+    lines = [t.model_dump_json() + "\n" for t in trajectories]
+    if not lines:
+        raise DreamgymError(f"There is no trajectory to write to {Path(path).name}.")
+    atomic_write_text(path, "".join(lines))
 
+# %% ../nbs/00_trajectories.ipynb #f65b052d
+def _line_problem(error: ValueError) -> str:
+    "What is wrong with a line, in a few words."
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"]) or "the line"
+    return f"{place}: {first['msg'].removeprefix('Value error, ')}"
 
-def _line_problem(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the trajectory"
-        return f"{place}: {first['msg']}"
-    return f"not valid JSON ({error})"
-
-# %% ../nbs/00_trajectories.ipynb #15b8a6b3
+# %% ../nbs/00_trajectories.ipynb #e77ba936
 def read_trajectories(
     path: str | Path,  # a .jsonl file
 ) -> list[Trajectory]:  # one a line
     "Read trajectories and check every line; a bad one raises `TrajectoryFileError` with its number."
     try:
-        lines = Path(path).read_bytes().decode("utf-8").removesuffix("\n").split("\n")
+        text = Path(path).read_bytes().decode("utf-8")
     except OSError as error:
         raise TrajectoryFileError(f"Cannot read {path}: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise TrajectoryFileError(f"{path} is no text in UTF-8 (byte {error.start}).") from error
+        raise TrajectoryFileError(f"{path} is no text in UTF-8 (byte {error.start}); convert it to UTF-8.") from error
+    if not text.strip():
+        raise TrajectoryFileError(f"{path} holds no trajectory; it may have been cut off, so make it again.")
     output = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
         try:
             output.append(Trajectory.model_validate_json(line))
-        except ValueError as error:  # pydantic's ValidationError is one
+        except ValidationError as error:
             raise TrajectoryFileError(
                 f"{path}, line {number}: {_line_problem(error)}. Mend or remove that line."
             ) from error
     return output
 
-
+# %% ../nbs/00_trajectories.ipynb #7c7c79e5
 def trajectory_schema() -> dict:
     "The JSON schema of one line."
     return Trajectory.model_json_schema()

@@ -207,7 +207,7 @@ def test_what_is_imported_is_declared():
     undeclared = {}
     for name, trees in sources.items():
         for package in set().union(*map(foreign_imports, trees)) - optional:
-            if not {d.lower() for d in distributions.get(package, [package])} & declared:
+            if not {d.lower().replace("_", "-") for d in distributions.get(package, [package])} & declared:
                 undeclared.setdefault(name, []).append(package)
     assert undeclared == {}
 

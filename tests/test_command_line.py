@@ -1,0 +1,476 @@
+"The `dreamgym` command: one sentence for every mistake, chapters that resume, kernels of this very interpreter."
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from rich.console import Console
+
+import dreamgym.command_line as command_line
+from dreamgym.command_line import (
+    Check,
+    check_adapter,
+    chapter_paths,
+    chapter_rows,
+    choose_chapters,
+    directives,
+    is_done,
+    is_executed,
+    play_dream,
+    record_chapter,
+    run_chapters,
+    run_command,
+    runnable,
+    seconds_left,
+    source_hash,
+)
+from dreamgym.runs import Run
+from dreamgym.trajectories import DreamgymError, Task, atomic_write_json
+
+LOG = Console(force_terminal=False, force_jupyter=False)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    "Every test works in a folder of its own, with plain output."
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DREAMGYM_DEBUG", raising=False)
+    monkeypatch.setenv("CI", "true")
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def write_chapter(path: Path, *sources: str) -> Path:
+    "A notebook with the usual parameters and a few cells."
+    parameters = 'scale: str = "quick"  # size\nseed: int = 0  # seed\nrun: str = ""  # run directory'
+    cells = [{"cell_type": "code", "id": f"c{i}", "metadata": {"tags": ["parameters"]} if not i else {}, "source": s,
+              "outputs": [], "execution_count": None} for i, s in enumerate((parameters, *sources))]
+    kernel = {"display_name": "python3", "language": "python", "name": "python3"}
+    notebook = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+    path.write_text(json.dumps(notebook))
+    return path
+
+
+@pytest.fixture
+def book(tmp_path):
+    "Two tiny chapters: the first counts its executions, the second waits or fails as files in the run directory say."
+    folder = tmp_path / "book"
+    folder.mkdir()
+    write_chapter(folder / "00_first.ipynb", "from pathlib import Path",
+                  "with (Path(run) / 'count').open('a') as file:\n    file.write('x')")
+    write_chapter(folder / "01_second.ipynb", "import os\nimport time\nfrom pathlib import Path",
+                  "(Path(run) / 'pid').write_text(str(os.getpid()))",
+                  "while (Path(run) / 'wait').exists():\n    time.sleep(0.1)",
+                  "assert not (Path(run) / 'fail').exists(), 'the moon is\\nmissing'")
+    return folder
+
+
+@pytest.fixture
+def in_book(book, monkeypatch):
+    "The command line reads the tiny book, and prepares nothing."
+    monkeypatch.setattr(command_line, "notebooks_folder", lambda: book)
+    monkeypatch.setattr(command_line, "_prepare_machine", lambda: None)
+    return book
+
+
+def sentence(capsys) -> str:
+    "What stands on the error stream: exactly one line, no traceback."
+    text = capsys.readouterr().err
+    assert text.count("\n") == 1 and text.startswith("dreamgym: ") and "Traceback" not in text, text
+    return text
+
+
+# ---------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize("arguments, code, part", [
+    (["reproduce", "--scal", "quick"], 2, "No such option: --scal"),
+    (["nonsense"], 2, "No such command 'nonsense'"),
+    (["--nonsense"], 2, "No such option"),
+    (["reproduce", "--seed", "one"], 2, "--seed"),
+    (["reproduce", "--seed", "-1"], 2, "--seed"),
+    (["reproduce", "--scale", "huge"], 1, "choose one of quick, cpu, gpu, paper"),
+    (["reproduce", "--chapters", "77"], 1, "No chapter is named '77'"),
+    (["evaluate"], 2, "--adapter"),
+    (["evaluate", "--adapter", "x", "--size", "0"], 2, "--size"),
+    (["evaluate", "--adapter", "x", "--kinds", "click-moon"], 1, "click-moon"),
+    (["evaluate", "--adapter", "x", "--panel", "exam"], 1, "No panel named 'exam'"),
+    (["evaluate", "--adapter", "x"], 1, "x holds no adapter"),
+    (["report", "--run", "nowhere"], 1, "nowhere is no run directory"),
+    (["dream", "--run", "nowhere"], 1, "nowhere is no run directory"),
+    (["dream"], 1, "is no run directory"),
+])
+def test_a_mistake_ends_with_one_sentence(arguments, code, part, capsys):
+    assert run_command(arguments) == code
+    assert part in sentence(capsys)
+    assert not Path("runs").exists(), "a mistake leaves nothing behind"
+
+
+def test_help_and_version(capsys):
+    assert run_command(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("dreamgym 0.")
+    assert run_command([]) == 0
+    assert "reproduce" in capsys.readouterr().out
+    assert run_command(["evaluate", "--help"]) == 0
+
+
+def test_a_traceback_only_when_asked_for(monkeypatch, capsys):
+    monkeypatch.setenv("DREAMGYM_DEBUG", "1")
+    assert run_command(["reproduce", "--scale", "huge"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error, code, part", [
+    (KeyboardInterrupt(), 130, "goes on"), (OSError(28, "No space left on device"), 1, "disk is full"),
+    (ValueError("first\nsecond"), 1, "Unexpected ValueError: first;"), (DreamgymError("Mend\nit."), 1, "Mend it."),
+])
+def test_every_error_becomes_a_sentence(error, code, part, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(command_line, "app", fail)
+    assert run_command([]) == code
+    assert part in sentence(capsys)
+
+
+def test_a_damaged_run_directory(tmp_path, capsys):
+    run = tmp_path / "run"
+    Run.open(run, "quick", 0)
+    assert run_command(["reproduce", "--run", str(run), "--seed", "1"]) == 1
+    assert "made with scale 'quick' and seed 0" in sentence(capsys)
+    (run / "config.json").write_text('{"scale"')
+    assert run_command(["report", "--run", str(run)]) == 1
+    assert "config.json in run is damaged" in sentence(capsys)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("")
+    assert run_command(["reproduce", "--run", str(tmp_path / "full")]) == 1
+    assert "no run directory" in sentence(capsys)
+
+
+def test_a_damaged_file_of_trajectories(tmp_path, capsys):
+    run = Run.open(tmp_path / "run", "quick", 0)
+    (run.path / "iterations" / "0001").mkdir(parents=True)
+    (run.path / "iterations" / "0001" / "rollouts.jsonl").write_text('{"task": {}}\n')
+    assert run_command(["report", "--run", str(run.path)]) == 1
+    assert "line 1" in sentence(capsys)
+
+
+def test_a_damaged_adapter(tmp_path, capsys):
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    with pytest.raises(DreamgymError, match="holds no adapter"):
+        check_adapter(folder)
+    atomic_write_json(folder / "adapter_config.json", {"r": 4, "lora_alpha": 8})
+    save_file({"x.lora_A.weight": np.zeros((4, 8), np.float32)}, folder / "adapter_model.safetensors")
+    assert check_adapter(folder) == (4, 2.0)
+    whole = (folder / "adapter_model.safetensors").read_bytes()
+    for damage in (whole[:-9], whole[:20], b"", b"<html>not found</html>"):
+        (folder / "adapter_model.safetensors").write_bytes(damage)
+        assert run_command(["evaluate", "--adapter", str(folder)]) == 1
+        assert "is damaged" in sentence(capsys)
+    (folder / "adapter_model.safetensors").write_bytes(whole)
+    (folder / "adapter_config.json").write_text("[]")
+    assert run_command(["evaluate", "--adapter", str(folder)]) == 1
+    assert "is damaged" in sentence(capsys)
+
+
+def test_no_browser(monkeypatch, capsys):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("DREAMGYM_BROWSER", raising=False)
+    assert run_command(["prepare"]) == 1
+    assert "apt-get install -y chromium" in sentence(capsys)
+    assert not command_line._has_browser()
+    assert [(c.name, c.ok) for c in command_line._check_browser()] == [("browser", False)]
+
+
+def test_reproduce_stops_when_the_machine_cannot_be_prepared(book, monkeypatch, capfd):
+    monkeypatch.setattr(command_line, "notebooks_folder", lambda: book)
+    monkeypatch.setattr(command_line, "_has_browser", lambda: False)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("DREAMGYM_BROWSER", raising=False)
+    assert run_command(["reproduce", "--run", "here"]) == 1
+    output = capfd.readouterr()
+    assert output.err.count("\n") == 1 and "apt-get install -y chromium" in output.err
+    assert not Path("here/notebooks").exists(), "no chapter was started"
+
+
+# ---------------------------------------------------------------- chapters
+
+
+def test_chapters_and_their_selection():
+    names = [path.stem for path in chapter_paths()]
+    assert names == [*sorted(names[:-1]), "index"]
+    assert choose_chapters(names, "05-06, 02,index") == [n for n in names if n[:2] in ("02", "05", "06", "in")]
+    assert choose_chapters(names, names[3]) == [names[3]]
+    for wrong in ("5-", "a", "13-14", "02,,99"):
+        with pytest.raises(DreamgymError):
+            choose_chapters(names, wrong)
+
+
+def test_only_cells_that_nbdev_would_execute(tmp_path):
+    assert directives("#| export\n#|eval: false\n\n#| hide\nx") == {"export": "", "eval": "false"}
+    assert [is_executed(s) for s in ("x", "#| eval: False\nx", "#| gpu\nx", "#|notest\nx", "#| eval: true\nx")] == [
+        True, False, False, False, True]
+    path = write_chapter(tmp_path / "00_a.ipynb", "1", "#| eval: false\n1 / 0")
+    assert [cell.cell_type for cell in runnable(path).cells] == ["code", "code", "markdown"]
+    before = source_hash(path)
+    notebook = json.loads(path.read_text())
+    notebook["cells"][1]["outputs"] = [{"output_type": "stream", "name": "stdout", "text": "1"}]
+    path.write_text(json.dumps(notebook))
+    assert source_hash(path) == before, "stored outputs do not matter"
+    path.write_text(path.read_text()[:-40])
+    with pytest.raises(DreamgymError, match="00_a.ipynb cannot be read"):
+        runnable(path)
+
+
+def test_time_left():
+    assert seconds_left([], {}, 5.0) == 0.0
+    assert seconds_left(["00_trajectories", "01_runs"], {}, 3.0) == 13.0
+    assert seconds_left(["00_trajectories"], {}, 999.0) == 0.0
+    assert seconds_left(["00_trajectories"], {"01_runs": 80.0}, 0.0) == 80.0
+
+
+def test_reproduce_runs_skips_and_repeats(in_book, tmp_path, capsys):
+    run = tmp_path / "run {of} mine"  # papermill fills in braces; a path is not a template
+    assert run_command(["reproduce", "--run", str(run)]) == 0
+    first = capsys.readouterr().out
+    assert "[ 1/2] 00_first" in first and "[ 2/2] 01_second" in first and "report.html" in first
+    assert (run / "report.html").exists() and sorted(chapter_rows(Run.open(run))) == ["00_first", "01_second"]
+    start = time.monotonic()
+    assert run_command(["reproduce", "--run", str(run)]) == 0
+    assert "00_first" not in capsys.readouterr().out and time.monotonic() - start < 3
+    assert (run / "count").read_text() == "x"
+    (run / "notebooks" / "00_first.ipynb").unlink()
+    assert run_command(["reproduce", "--run", str(run), "--chapters", "00"]) == 0
+    assert (run / "count").read_text() == "xx"
+
+
+def test_a_chapter_runs_again_when_a_stage_or_its_text_changed(in_book, tmp_path):
+    run, source = Run.open(tmp_path / "run"), in_book / "00_first.ipynb"
+    (run.path / "notebooks").mkdir()
+    (run.path / "notebooks" / source.name).write_text("{}")
+    assert not is_done(run, source)
+    run.build("answer.txt", lambda path: path.write_text("42"))
+    record_chapter(run, source, 1.0)
+    assert is_done(run, source)
+    with (run.path / "chapters.jsonl").open("a") as file:
+        file.write('{"chapter": "00_fi')  # killed while writing
+    assert is_done(run, source)
+    (run.path / "answer.txt").unlink()
+    assert not is_done(run, source)
+    run.build("answer.txt", lambda path: path.write_text("42"))
+    assert is_done(run, source)
+    write_chapter(source, "2")
+    assert not is_done(run, source)
+
+
+def test_a_failing_chapter(in_book, tmp_path, capsys):
+    run = Run.open(tmp_path / "run")
+    (run.path / "fail").write_text("")
+    assert run_command(["reproduce", "--run", str(run.path)]) == 1
+    text = sentence(capsys)
+    notebook = run.path / "notebooks" / "01_second.ipynb"
+    assert "Chapter 01_second failed" in text and "AssertionError: the moon is." in text and str(notebook) in text
+    assert "the moon is" in notebook.read_text(), "the executed notebook shows the error"
+    (run.path / "fail").unlink()
+    assert run_command(["reproduce", "--run", str(run.path)]) == 0
+    assert (run.path / "count").read_text() == "x", "the first chapter was not repeated"
+
+
+def test_a_busy_run_directory(in_book, tmp_path, capsys):
+    run = Run.open(tmp_path / "run")
+    with FileLock(run.path / ".reproduce.lock").acquire(timeout=0):
+        assert run_command(["reproduce", "--run", str(run.path)]) == 1
+    assert "Another `dreamgym reproduce` works in the run directory run" in sentence(capsys)
+
+
+def test_the_kernel_is_this_interpreter(tmp_path, monkeypatch):
+    "Whatever kernels lie about, and with no useful PATH."
+    fake = tmp_path / "jupyter" / "kernels" / "python3"
+    fake.mkdir(parents=True)
+    atomic_write_json(fake / "kernel.json", {"argv": ["/bin/false"], "display_name": "python3", "language": "python"})
+    monkeypatch.setenv("JUPYTER_PATH", str(fake.parent.parent))
+    monkeypatch.setenv("PATH", "/nowhere")
+    run = Run.open(tmp_path / "run")
+    source = write_chapter(tmp_path / "00_a.ipynb", "import sys\nfrom pathlib import Path",
+                           "(Path(run) / 'python').write_text(sys.executable)")
+    run_chapters(run, [source], LOG)
+    assert (run.path / "python").read_text() == sys.executable
+
+
+# ---------------------------------------------------------------- kills
+
+PROGRAM = """
+import sys
+from pathlib import Path
+import dreamgym.command_line as command_line
+book = Path(sys.argv.pop(1))
+command_line.notebooks_folder = lambda: book
+command_line._prepare_machine = lambda: None
+command_line.main()
+"""
+
+
+def start_reproduce(book: Path, run: Path) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", PROGRAM, str(book), "reproduce", "--run", str(run)],
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition, seconds=30.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/stat")
+    return not status.exists() or status.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_reproduce_resumes(number, book, tmp_path):
+    run = Run.open(tmp_path / "run").path
+    (run / "wait").write_text("")
+    process = start_reproduce(book, run)
+    wait_for(lambda: (run / "pid").exists() and (run / "pid").read_text())
+    kernel = int((run / "pid").read_text())
+    process.send_signal(number)
+    errors = process.communicate(timeout=30)[1]
+    if number == signal.SIGKILL:
+        assert process.returncode == -9
+    else:
+        assert process.returncode == 130 and "Interrupted." in errors and errors.count("\n") == 1, errors
+    wait_for(lambda: not is_alive(kernel), 10)
+    (run / "wait").unlink()
+    process = start_reproduce(book, run)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert (run / "count").read_text() == "x", "the finished chapter was not repeated"
+    assert "[ 1/1] 01_second" in output and (run / "report.html").exists()
+
+
+# ---------------------------------------------------------------- doctor, dream, test, evaluate
+
+
+def test_doctor_says_what_is_missing(monkeypatch, capsys):
+    checks = [Check("memory", True, "8 GB"), Check("model smollm2", False, "not fetched yet", "dreamgym prepare")]
+    monkeypatch.setattr(command_line, "all_checks", lambda: checks)
+    assert run_command(["doctor"]) == 1
+    output = capsys.readouterr()
+    assert "MISSING" in output.out and "dreamgym prepare" in output.out and output.err == ""
+    monkeypatch.setattr(command_line, "all_checks", lambda: checks[:1])
+    assert run_command(["doctor"]) == 0
+    assert "MISSING" not in capsys.readouterr().out
+
+
+def test_the_checks_of_doctor(monkeypatch, tmp_path):
+    assert all(check.ok for check in command_line._check_packages())
+    assert command_line._check_torch().ok
+    monkeypatch.setenv("DREAMGYM_CACHE", str(tmp_path / "cache"))
+    assert [check.ok for check in command_line._check_weights()] == [False, False]
+    assert not (tmp_path / "cache").exists(), "looking changes nothing"
+    folder = tmp_path / "cache" / "minilm-0.1.0"
+    folder.mkdir(parents=True)
+    (folder / "hashes.json").write_text('{"model.bin": "0"}')
+    assert [(c.ok, c.found) for c in command_line._check_weights()][1] == (False, "damaged")
+    monkeypatch.setenv("DREAMGYM_RUNS", "/dev/null/runs")
+    assert {c.name: c.ok for c in command_line._check_machine()}["runs folder"] is False
+
+
+class Echo:
+    "A dream in which typing fills the field and the button ends the episode; its words are hostile."
+
+    def reset(self, *, options):
+        return options["task"].start_state, {}
+
+    def step(self, action):
+        if action.startswith("type"):
+            return f"[1] input '{action[7:]}'\n[2] button 'OK'", 0.0, False, False, {"reasoning": "[red]x[/red]\x1b[2J"}
+        return "(end)", 1.0, True, False, {"reasoning": "done"}
+
+
+TASK = Task(id="enter-text/1", kind="enter-text", goal="Enter [bold]Ada[/bold] [/oops].",
+            start_state="[1] input ''\n[2] button 'OK'")
+
+
+def play(*lines: str):
+    screen, answers = StringIO(), iter(lines)
+
+    def ask(prompt):
+        try:
+            return next(answers)
+        except StopIteration:
+            raise EOFError from None
+
+    console = Console(file=screen, width=90, force_terminal=False, force_jupyter=False)
+    return play_dream(Echo(), TASK, console, ask), screen.getvalue()
+
+
+def test_a_person_in_the_dream():
+    reward, screen = play("click 9", "dance", "type 1 [blink]Ada", "click 2")
+    assert reward == 1.0 and "no element [9]" in screen and "Not an action: 'dance'" in screen
+    for hostile in ("[bold]Ada[/bold] [/oops]", "[red]x[/red]", "[blink]Ada"):
+        assert hostile in screen, "foreign text is shown as it is"
+    assert "\x1b" not in screen
+    assert play("quit")[0] is None and play()[0] is None
+
+
+def test_dream_needs_a_trained_model_and_a_known_task_type(tmp_path, capsys):
+    run = Run.open(tmp_path / "run")
+    assert run_command(["dream", "--run", str(run.path)]) == 1
+    assert "has no experience_model yet" in sentence(capsys)
+    for name in ("experience_model", "buffer"):
+        (run.path / name).mkdir()
+    (run.path / "starts.jsonl").write_text(TASK.model_dump_json() + "\n")
+    for kind, part in (("click-moon", "does not exist"), ("click-tab-2", "is not in this run")):
+        assert run_command(["dream", "--run", str(run.path), "--kind", kind]) == 1
+        assert part in sentence(capsys)
+
+
+def test_the_tests_of_the_repository(monkeypatch, tmp_path, capsys):
+    calls = []
+
+    def run(command, **options):
+        calls.append((command[1:], Path(options["cwd"]).name))
+        return subprocess.CompletedProcess(command, 5)
+
+    monkeypatch.setattr(command_line.subprocess, "run", run)
+    (tmp_path / "nbs").mkdir()
+    (tmp_path / "tests").mkdir()
+    monkeypatch.setattr(command_line, "notebooks_folder", lambda: tmp_path / "nbs")
+    assert run_command(["test", "-m", "not browser", "-x"]) == 5
+    assert calls == [(["-m", "pytest", "-m", "not browser", "-x"], tmp_path.name)]
+    monkeypatch.setattr(command_line.importlib.util, "find_spec", lambda name: None)
+    assert run_command(["test", "-x"]) == 1
+    assert "pip install 'dreamgym[dev]'" in sentence(capsys)
+    monkeypatch.setattr(command_line, "notebooks_folder", lambda: tmp_path / "package" / "notebooks")
+    (tmp_path / "tests").rmdir()
+    assert run_command(["test", "-x"]) == 1
+    assert "belong to the repository" in sentence(capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_evaluate_measures_a_saved_agent(tmp_path, capsys):
+    from dreamgym.language_model import LanguageModel
+
+    LanguageModel.load("smollm2", rank=4).save_adapter(tmp_path / "adapter")
+    assert run_command(["evaluate", "--adapter", str(tmp_path / "adapter"), "--kinds", "click-button", "--size", "2",
+                        "--json", str(tmp_path / "row.json")]) == 0
+    assert "click-button" in capsys.readouterr().out
+    row = json.loads((tmp_path / "row.json").read_text())
+    assert row["overall"]["episodes"] == 2 and len(row["panel_hash"]) == 64

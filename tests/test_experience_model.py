@@ -1,0 +1,431 @@
+"The experience model: its prompt, its strict answers, grounding, the two losses, and the dream as an environment."
+
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+import dreamgym.experience_model as module
+from dreamgym.environments import Element, render_state
+from dreamgym.experience_model import (
+    Demonstration,
+    DreamBatch,
+    DreamEnvironment,
+    ExperienceExample,
+    ExperienceModel,
+    Imagined,
+    Query,
+    annotated_steps,
+    choose_steps,
+    demonstration_of,
+    experience_prompt,
+    ground,
+    judge_answers,
+    nearest_rows,
+    parse_answer,
+    render_answer,
+    split_steps,
+    variation_examples,
+    variation_prompt,
+)
+from dreamgym.language_model import LanguageModel, Sample, choose_placement
+from dreamgym.trajectories import END_STATE, FAILURE_STATE, DreamgymError, Task, Trajectory, Transition
+
+START = "[1] button 'Knock'\n[2] button 'Open'\n[3] button 'Sing'"
+DOOR = Task(id="door/0", kind="door", goal="Get in.", start_state=START)
+PAGE = "text Name\n[1] input ''\n[2] checkbox 'Rr' off\n[3] button 'Submit'"
+
+
+class Scripted:
+    "A language model whose tokens are bytes and whose answers a rule writes; it keeps every prompt."
+
+    end = 0
+
+    def __init__(self, rule):
+        self.rule, self.prompts = rule, []
+
+    def encode(self, text):
+        return list(text.encode())
+
+    def decode(self, tokens):
+        return bytes(token for token in tokens if token).decode()
+
+    def sample(self, prompts, maximum_tokens, temperature=1.0, seed=0):
+        self.prompts += [self.decode(p) for p in prompts]
+        answers = [[*self.rule(self.decode(p)).encode(), self.end][:maximum_tokens] for p in prompts]
+        return [Sample(answer, []) for answer in answers]
+
+
+def door(prompt):
+    touched = prompt.rpartition("clicks button ")[2]
+    if touched.startswith("Open"):
+        return " The door opens.\n=> success"
+    return " Nobody hears.\n=> goes on\nsame" if touched.startswith("Knock") else "Hm."
+
+
+def step(state=PAGE, action="click 3", next_state=END_STATE, reward=0.0, done=True, reasoning="It clicks."):
+    return Transition(state=state, action=action, next_state=next_state, reward=reward, done=done, reasoning=reasoning)
+
+
+def make_examples(kinds=("a", "b"), tasks=6):
+    "Per task a step that goes on, then a success or a failure."
+    output = []
+    for kind in kinds:
+        for seed in range(tasks):
+            filled = PAGE.replace("''", f"'n{seed}'")
+            task = Task(id=f"{kind}/{seed}", kind=kind, seed=seed, goal=f'Enter "n{seed}" in {kind}.', start_state=PAGE)
+            output.append(Trajectory(task=task, transitions=(
+                step(PAGE, f"type 1 n{seed}", filled, 0.0, False, "It types. A field changes."),
+                step(filled, "click 3", reward=float(seed % 2), reasoning=f"It clicks. This ends the task {seed}."))))
+    return annotated_steps(output)
+
+
+@pytest.fixture
+def tiny(tiny_model, tiny_tokenizer):
+    network = tiny_model.requires_grad_(False)
+    return ExperienceModel(LanguageModel(network, tiny_tokenizer, choose_placement("cpu", "float32")).add_adapter(4))
+
+
+# ---------------------------------------------------------------- the question
+
+
+def test_what_questions_share_stands_first():
+    query = Query(DOOR, START, "click 1", ("one", "two", "three"), (Demonstration("g1", "a1", "o1"), Demonstration("g2", "a2", "o2")))
+    text = experience_prompt(query, history_length=2)
+    assert text.startswith(f"Task: Get in.\nPage:\n{START}\n") and text.endswith("Think:")
+    assert "two; three" in text and "one" not in text.replace("goes on", "")
+    assert text.index("g2") < text.index("g1") < text.index("click 1"), "the most similar one stands next to the action"
+    assert "three" not in experience_prompt(query, history_length=0)
+    assert experience_prompt(query, reasoning=False).endswith("-\n")
+
+
+def test_demonstrations_say_how_it_ended():
+    outcomes = [demonstration_of(DOOR, t).outcome for t in (
+        step(next_state=PAGE, done=False), step(reward=1.0), step(reward=0.0))]
+    assert outcomes == ["goes on", "success", "failure"]
+
+
+def test_steps_are_distinct_and_know_their_past():
+    examples = make_examples(("a",), 2)
+    assert [e.query.history for e in examples] == [(), ("types n0 into 1st input",), (), ("types n1 into 1st input",)]
+    twice = [Trajectory(task=DOOR, transitions=(step(START, "click 2"),))] * 2
+    slip = Trajectory(task=DOOR, transitions=(Transition(
+        state=START, action="sing", next_state=FAILURE_STATE, reward=0.0, done=True, invalid=True),))
+    assert len(annotated_steps([*twice, slip])) == 1
+
+
+# ---------------------------------------------------------------- the answer
+
+
+def random_page(random):
+    words = ["", "a", "It's", "b \\ c", "=> success", "same", "edit", "Zoë", "[1]"]
+    elements = []
+    for number in range(random.integers(1, 6)):
+        word = str(random.choice(words))
+        tag = str(random.choice(["text", "button", "input", "checkbox", "select"]))
+        if tag == "text":
+            elements.append(Element(None, "text", word or "x"))
+        else:
+            on = bool(random.integers(2)) if tag == "checkbox" else None
+            elements.append(Element(number + 1, tag, word, on, ("u", "v'w") if tag == "select" else ()))
+    return render_state(elements)
+
+
+def test_every_answer_is_read_back():
+    random = np.random.default_rng(0)
+    for _ in range(400):
+        before, after = random_page(random), random_page(random)
+        if random.random() < 0.3:
+            after = before
+        done = bool(random.integers(2))
+        transition = step(before, "click 1", END_STATE if done else after, float(done and random.integers(2)), done)
+        answer = parse_answer("".join(render_answer(transition)), before)
+        assert (answer.state, answer.reward, answer.done, answer.valid, answer.reasoning) == (
+            transition.next_state, transition.reward, done, True, "It clicks.")
+
+
+@pytest.mark.parametrize("after, form", [
+    (PAGE, "same"), (PAGE.replace("off", "on"), "edit\n[2] checkbox 'Rr' on"),
+    (PAGE.replace("Name", "Names"), "page\n" + PAGE.replace("Name", "Names")), ("text Bye", "page\ntext Bye"),
+])
+def test_only_what_changes_is_spelled_out(after, form):
+    assert render_answer(step(next_state=after, done=False)) == (" It clicks.\n", "=> goes on\n" + form)
+
+
+@pytest.mark.parametrize("text", [
+    "", "\n", "It clicks.", "=> success", "It ends.\n=> victory", "It ends.\n=>success", "It ends.\n=> success\nsame",
+    "It ends.\nIt ends.\n=> success", "On.\n=> goes on", "On.\n=> goes on\n", "On.\n=> goes on\nedit", "On.\n=> goes on\npage",
+    "On.\n=> goes on\nsame\nsame", "On.\n=> goes on\nedit\n[9] input 'x'", "On.\n=> goes on\nedit\ntext Name",
+    "On.\n=> goes on\nedit\n[1] input x", "On.\n=> goes on\npage\n<b>Hi</b>", "On.\n=> goes on\npage\n[1] link 'a'\n[1] link 'b'",
+    f"On.\n=> goes on\npage\n{END_STATE}", f"On.\n=> goes on\npage\n{FAILURE_STATE}", "On.\n=> goes on\nnew\n[1] link 'a'",
+    "__import__('os').remove('x')",
+])
+def test_a_malformed_answer_is_a_failure(text):
+    answer = parse_answer(text, PAGE)
+    assert answer == Imagined("", FAILURE_STATE, 0.0, True, False, text)
+
+
+def test_no_text_breaks_the_parser():
+    random, pieces = np.random.default_rng(1), ["=> ", "success", "goes on", "\n", "same", "edit", "page", "[1] input 'x'", "é'", " "]
+    for _ in range(500):
+        answer = parse_answer("".join(random.choice(pieces, size=random.integers(0, 12))), PAGE)
+        assert answer.reward in (0.0, 1.0) and (answer.done or answer.valid)
+
+
+# ---------------------------------------------------------------- grounding
+
+
+def test_nearest_rows_are_the_best_of_other_groups():
+    random = np.random.default_rng(2)
+    vectors = random.normal(size=(40, 8))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    groups = [f"g{i}" for i in random.integers(0, 10, size=40)]
+    for i, found in enumerate(nearest_rows(vectors, groups, 4)):
+        others = [j for j in range(40) if groups[j] != groups[i]]
+        assert found == sorted(others, key=lambda j: -(vectors[i] @ vectors[j]))[:4]
+
+
+def test_a_row_never_retrieves_its_own_group_even_when_others_run_out():
+    vectors = np.eye(4, 3) + 0.1
+    assert nearest_rows(vectors, ["a", "a", "a", "b"], 3)[:3] == [[3], [3], [3]]
+    assert nearest_rows(vectors, ["a"] * 4, 2) == [[]] * 4
+
+
+def test_grounding_gives_each_query_demonstrations_of_other_tasks():
+    class Embedder:
+        def embed(self, texts):
+            rows = np.array([[t.count("types"), t.count(" a."), t.count(" b."), 0.1] for t in texts], np.float32)
+            return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    examples = make_examples()
+    grounded = ground(examples, Embedder(), k=2)
+    for example in grounded:
+        assert len(example.query.demonstrations) == 2
+        assert all(d.goal != example.query.task.goal for d in example.query.demonstrations)
+        assert all(d.goal.endswith(f"{example.query.task.kind}.") for d in example.query.demonstrations)
+    assert all(not e.query.demonstrations for e in ground(examples, Embedder(), k=2, keep=0.0))
+    some = [bool(e.query.demonstrations) for e in ground(examples, Embedder(), k=2, keep=0.5, seed=1)]
+    assert 0 < sum(some) < len(some)
+    assert some == [bool(e.query.demonstrations) for e in ground(examples, Embedder(), k=2, keep=0.5, seed=1)]
+
+
+# ---------------------------------------------------------------- losses
+
+
+def test_an_example_is_the_answer_with_heavier_verdict_tokens(tiny):
+    for item in make_examples(("a",), 2):
+        example = tiny.example(item, outcome_weight=3.0)
+        trace, result = render_answer(item.transition)
+        assert tiny.model.decode(example.completion[:-1]) == trace + result
+        assert example.completion[-1] == tiny.model.end and len(example.weights) == len(example.completion)
+        heavy = tiny.model.decode([t for t, w in zip(example.completion, example.weights, strict=True) if w == 3.0])
+        assert result.split("\n")[0] in heavy and not heavy.startswith(" It")
+        bare = tiny.example(item, 3.0, reasoning=False)
+        assert tiny.model.decode(bare.completion[:-1]) == result
+
+
+def test_the_two_losses_are_means_over_their_own_tokens(tiny):
+    examples = make_examples(("a",), 3)
+    parts = tiny.loss_parts(examples)
+    rows = tiny.model.log_probabilities([tiny.example(e) for e in examples])
+    cuts = [len(tiny.model.encode(render_answer(e.transition)[0])) for e in examples]
+    first = np.concatenate([row[:cut] for row, cut in zip(rows, cuts, strict=True)])
+    second = np.concatenate([row[cut:] for row, cut in zip(rows, cuts, strict=True)])
+    assert parts == pytest.approx({"reasoning": -first.mean(), "next_state_and_reward": -second.mean()}, abs=1e-5)
+
+
+def test_fitting_lowers_the_loss_and_forgets_old_answers(tiny):
+    examples = make_examples()
+    before = tiny.loss_parts(examples)
+    tiny.answers[("old",)] = Imagined("", "", 0.0, True)
+    losses = tiny.fit(examples, epochs=4, budget=60_000, learning_rate=1e-2, seed=3)
+    after = tiny.loss_parts(examples)
+    assert losses[-1] < losses[0] and all(after[part] < before[part] for part in before) and not tiny.answers
+
+
+# ---------------------------------------------------------------- what is trained on
+
+
+def test_the_budget_is_filled_evenly():
+    examples = make_examples(("a", "b", "c"), 12)
+    lengths = [10 + i % 7 for i in range(len(examples))]
+    chosen = choose_steps(examples, lengths, budget=300, seed=1)
+    assert len(set(chosen)) == len(chosen) and sum(lengths[i] for i in chosen) <= 300
+    counts = {}
+    for i in chosen:
+        key = examples[i].query.task.kind, examples[i].transition.done, examples[i].transition.reward
+        counts[key] = counts.get(key, 0) + 1
+    assert len(counts) == 9 and max(counts.values()) - min(counts.values()) <= 1
+    assert choose_steps(examples, lengths, 300, 1) == chosen != choose_steps(examples, lengths, 300, 2)
+    assert choose_steps(examples, lengths, 0) == [] and choose_steps([], [], 100) == []
+
+
+def test_no_ending_prevails():
+    examples = make_examples(("a",), 12)
+    won = [e for e in examples if e.transition.reward]
+    crowd = examples + [e._replace(episode=100 + i) for e in won for i in range(20)]
+    chosen = [crowd[i].transition for i in choose_steps(crowd, [1] * len(crowd), 10_000)]
+    wins, losses = (sum(t.done and t.reward == r for t in chosen) for r in (1.0, 0.0))
+    assert losses == 6 and wins <= 1.25 * losses
+
+
+def test_whole_tasks_are_held_out():
+    training, held = split_steps(make_examples(tasks=12), every=6)
+    assert {e.query.task.seed for e in held} == {5, 11} and not {e.query.task.id for e in training} & {e.query.task.id for e in held}
+
+
+def test_variations_stay_within_their_type(tiny):
+    tasks = [e.query.task for e in make_examples()]
+    pairs = variation_examples(tiny.model, tasks, 8, seed=1)
+    assert len(pairs) == 8
+    for pair in pairs:
+        asked, answer = tiny.model.decode(pair.prompt), tiny.model.decode(pair.completion)
+        assert asked in {variation_prompt(t) for t in tasks} and "\nPage:\n" in answer
+        goal = answer.split("\n")[0].strip()
+        assert goal[-2:] == asked.split("\n")[0][-2:] and goal not in asked, "another task of the same type"
+    assert variation_examples(tiny.model, tasks[:1], 8) == []
+
+
+def test_invented_tasks_come_one_a_parent():
+    model = ExperienceModel(Scripted(lambda prompt: prompt.split("\n")[0]))
+    assert model.invent([DOOR, DOOR.model_copy(update={"goal": "Sing."})]) == ["Task: Get in.", "Task: Sing."]
+
+
+# ---------------------------------------------------------------- imagining
+
+
+def test_equal_questions_are_asked_once():
+    model = ExperienceModel(Scripted(door))
+    knock, enter = Query(DOOR, START, "click 1"), Query(DOOR, START, "click 2")
+    answers = model.imagine([knock, enter, knock])
+    assert [a.reward for a in answers] == [0.0, 1.0, 0.0] and len(model.model.prompts) == 2
+    assert model.imagine([enter]) == [answers[1]] and len(model.model.prompts) == 2
+    model.imagine([knock._replace(history=("sings",))])
+    assert len(model.model.prompts) == 3, "another history is another question"
+    model.forget()
+    model.imagine([enter])
+    assert len(model.model.prompts) == 4 and model.imagine([]) == []
+
+
+def test_unreadable_answers_are_counted():
+    model = ExperienceModel(Scripted(door))
+    answers = model.imagine([Query(DOOR, START, f"click {i}") for i in (1, 2, 3)])
+    assert [a.valid for a in answers] == [True, True, False] and (model.asked, model.unparsable) == (3, 1)
+    assert (answers[2].state, answers[2].reward, answers[2].done, answers[2].text) == (FAILURE_STATE, 0.0, True, "Hm.")
+
+
+def test_an_answer_that_was_cut_is_unreadable():
+    rule = lambda prompt: " On.\n=> goes on\npage\ntext one\ntext two"  # noqa: E731
+    whole, cut = ExperienceModel(Scripted(rule)), ExperienceModel(Scripted(rule), maximum_tokens=35)
+    query = Query(DOOR, START, "click 1")
+    assert whole.imagine([query])[0].state == "text one\ntext two" and not cut.imagine([query])[0].valid
+
+
+def test_retrieval_fills_what_is_missing():
+    model, shown = ExperienceModel(Scripted(door)), Demonstration("An old goal.", "knocks", "failure")
+    model.retrieve = lambda queries: [(shown,)] * len(queries)
+    own = Demonstration("My own.", "waits", "goes on")
+    model.imagine([Query(DOOR, START, "click 1"), Query(DOOR, START, "click 2", (), (own,))])
+    assert "An old goal." in model.model.prompts[0]
+    assert "My own." in model.model.prompts[1] and "An old goal." not in model.model.prompts[1]
+
+
+def test_answers_without_a_trace():
+    model = ExperienceModel(Scripted(lambda prompt: "=> success"))
+    model.reasoning = False
+    (answer,) = model.imagine([Query(DOOR, START, "click 2")])
+    assert answer.valid and answer.reward == 1.0 and model.model.prompts[0].endswith("-\n")
+
+
+# ---------------------------------------------------------------- quality
+
+
+def test_quality_is_balanced():
+    query, won, lost = Query(DOOR, PAGE, "click 3"), step(reward=1.0), step()
+    goes = step(next_state=PAGE.replace("off", "on"), done=False)
+    steps = [ExperienceExample(query, t, 0) for t in (won, won, won, lost, goes, goes)]
+    right = [Imagined("", t.transition.next_state, t.transition.reward, t.transition.done) for t in steps]
+    best = judge_answers(steps, right)
+    assert best["balanced_reward_accuracy"] == best["termination_accuracy"] == best["state_exact"] == best["state_lines"] == 1.0
+    flattering = [*right[:3], Imagined("", END_STATE, 1.0, True), Imagined("", PAGE, 0.0, False),
+                  Imagined("", FAILURE_STATE, 0.0, True, False)]
+    worse = judge_answers(steps, flattering)
+    assert (worse["success_recognised"], worse["failure_recognised"], worse["balanced_reward_accuracy"]) == (1.0, 0.0, 0.5)
+    assert (worse["state_exact"], worse["state_lines"], worse["unparsable"]) == (0.0, 3 / 8, 1 / 6)
+    assert (best["steps"], best["successes"], best["failures"]) == (6, 3, 1)
+
+
+def test_an_unreadable_answer_is_no_recognised_failure():
+    steps = [ExperienceExample(Query(DOOR, PAGE, "click 3"), step(), 0)]
+    assert judge_answers(steps, [Imagined("", FAILURE_STATE, 0.0, True, False)])["failure_recognised"] == 0.0
+
+
+# ---------------------------------------------------------------- the dream
+
+
+def test_the_dream_keeps_the_contract():
+    dream = DreamBatch(ExperienceModel(Scripted(door)), maximum_steps=2)
+    assert dream.reset_batch([DOOR] * 5) == [DOOR] * 5 and not dream.real
+    first = dream.step_batch(["click 2", " click 1 ", "click 9", "sing", "click 3"])
+    assert [r[1:4] for r in first] == [(1.0, True, False), (0.0, False, False)] + [(0.0, True, False)] * 3
+    assert [r[0] for r in first] == [END_STATE, START, FAILURE_STATE, FAILURE_STATE, FAILURE_STATE]
+    assert ["invalid" in r[4] for r in first] == [False, False, True, True, True]
+    assert len(dream.model.model.prompts) == 3, "what the page does not offer is not asked"
+    second = dream.step_batch([None, "click 1", None, None, None])
+    assert second[0] is None and second[1][2:4] == (False, True), "out of steps: truncated, not terminated"
+    assert "clicks button Knock" in dream.model.model.prompts[-1].split("Past")[1], "the history is shown"
+    assert dream.transitions == 6 and dream.step_batch([None] * 5) == [None] * 5
+
+
+def test_a_dream_needs_goal_and_first_page():
+    dream = DreamBatch(ExperienceModel(Scripted(door)))
+    for change in ({"goal": ""}, {"start_state": ""}):
+        with pytest.raises(DreamgymError, match="door/0"):
+            dream.reset_batch([DOOR, DOOR.model_copy(update=change)])
+    with pytest.raises(DreamgymError, match="Pass the task to reset"):
+        DreamEnvironment(ExperienceModel(Scripted(door))).reset()
+
+
+def test_one_episode_is_a_gymnasium_environment():
+    class OneDoor(DreamEnvironment):
+        def reset(self, *, seed=None, options=None):
+            return super().reset(seed=seed, options={"task": DOOR})
+
+    check_env(OneDoor(ExperienceModel(Scripted(door))), skip_render_check=True)
+    environment = DreamEnvironment(ExperienceModel(Scripted(door)), maximum_steps=3)
+    state, info = environment.reset(seed=5, options={"task": DOOR})
+    assert (state, info["task"]) == (START, DOOR)
+    results = [environment.step("click 1") for _ in range(3)]
+    assert [r[3] for r in results] == [False, False, True]
+
+
+def test_dreams_repeat(tiny):
+    def episode():
+        dream = DreamBatch(tiny, 2)
+        dream.reset_batch([DOOR] * 3)
+        return dream.step_batch(["click 1", "click 2", "click 3"])
+
+    tiny.maximum_tokens = 8
+    first = episode()
+    tiny.forget()
+    assert episode() == first
+
+
+# ---------------------------------------------------------------- the stage
+
+
+def test_the_stage_trains_once_and_loads(quick_run, tiny_tokenizer, make_tiny_model, monkeypatch):
+    def fresh(run):
+        network = make_tiny_model().requires_grad_(False)
+        model = LanguageModel(network, tiny_tokenizer, choose_placement("cpu", "float32")).add_adapter(4, run.seed)
+        return ExperienceModel(model, run.scale.history_length)
+
+    monkeypatch.setattr(module, "new_experience_model", fresh)
+    monkeypatch.setattr(module, "experience_steps", lambda run: split_steps(make_examples()))
+    path = module.experience_model(quick_run)
+    record = quick_run.metrics()["experience_model"]
+    assert (path / "adapter_model.safetensors").exists() and record["training_steps"] == 20 and record["losses"]
+    again = module.load_experience_model(quick_run)
+    examples = make_examples(("c",), 2)
+    assert again.loss_parts(examples) != fresh(quick_run).loss_parts(examples)
+    monkeypatch.setattr(module, "experience_steps", None)
+    assert module.experience_model(quick_run) == path

@@ -1,0 +1,379 @@
+"The run directory: scales, seeds, stages that survive kills, full disks, damaged files and other processes."
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import FrozenInstanceError, asdict, fields, replace
+from pathlib import Path
+
+import pytest
+
+from dreamgym.runs import (
+    QUICK_KINDS,
+    Run,
+    RunBusy,
+    Scale,
+    cache_folder,
+    data_folder,
+    derive_seed,
+    notebooks_folder,
+    set_seed,
+    size,
+    system_picture,
+)
+from dreamgym.trajectories import DreamgymError
+
+SLOW_STAGE = """
+import sys, time
+from dreamgym.runs import Run
+
+def slow(path):
+    if len(sys.argv) > 3:
+        path.mkdir()
+        path = path / "inside.txt"
+    with path.open("w") as file:
+        for number in range(20):
+            print(number, file=file, flush=True)
+            time.sleep(float(sys.argv[2]))
+
+Run.open(sys.argv[1]).build("slow", slow)
+"""
+HOLDER = """
+import sys
+from dreamgym.runs import Run
+with Run.open(sys.argv[1]).locked():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def start(program: str, *arguments, **options) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], text=True, **options)
+
+
+def wait_for(condition, seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.01)
+
+
+# ---------------------------------------------------------------- scales
+
+
+def test_every_size_has_a_unit_and_says_what_the_paper_says():
+    for field in fields(Scale):
+        assert set(field.metadata) == {"unit", "paper", "elsewhere"}, field.name
+        assert field.metadata["unit"] and field.metadata["paper"], field.name
+
+
+def test_the_named_scales():
+    assert Scale.named("quick") == Scale()
+    assert [len(Scale.named(name).kinds) >= 14 for name in ("cpu", "gpu", "paper")] == [True] * 3
+    assert len(Scale.named("quick").kinds) in (3, 4) and Scale.named("quick").kinds == QUICK_KINDS
+    assert Scale.named("cpu").name == "cpu"
+
+
+def test_the_scale_is_chosen_by_argument_then_variable_then_default(monkeypatch):
+    assert Scale.named().name == "quick"
+    monkeypatch.setenv("DREAMGYM_SCALE", "cpu")
+    assert Scale.named().name == "cpu" and Scale.named("gpu").name == "gpu"
+    monkeypatch.setenv("DREAMGYM_SCALE", "")
+    assert Scale.named().name == "quick"
+    monkeypatch.setenv("DREAMGYM_SCALE", "warp")
+    with pytest.raises(DreamgymError, match="Unknown scale 'warp': choose one of quick, cpu, gpu, paper"):
+        Scale.named()
+
+
+def test_a_scale_can_be_changed_only_on_the_way_in():
+    assert Scale.named("quick", iterations=1).iterations == 1
+    with pytest.raises(FrozenInstanceError):
+        Scale.named("quick").iterations = 1
+    with pytest.raises(DreamgymError, match="no size named 'iteration'.*table"):
+        Scale.named("quick", iteration=1)
+
+
+def test_the_table_of_a_scale():
+    table = Scale.named("cpu", iterations=3).table()
+    assert list(table.columns) == ["cpu", "unit", "the paper", "elsewhere"]
+    assert table.loc["iterations", "cpu"] == 3 and "name" not in table.index
+    assert len(table) == len(fields(Scale)) - 1
+
+
+def test_size_keeps_its_default():
+    assert size(3, "tasks").default == 3 and size(3, "tasks").metadata["paper"] == "the paper does not say"
+
+
+# ---------------------------------------------------------------- seeds
+
+
+def test_derived_seeds_never_change():
+    "Literal numbers: another value means that every published run changes."
+    assert derive_seed(0) == 804681139
+    assert derive_seed(0, "rollouts", 3) == 824370181
+    assert derive_seed(1, "rollouts", 3) == 68627367
+    assert derive_seed(0, "offline") == 551359554
+    assert derive_seed(123456789, "grüße", "~", 0) == 603280723
+
+
+def test_derived_seeds_differ_and_fit():
+    seeds = [derive_seed(master, "x", number) for master in range(20) for number in range(500)]
+    assert len(set(seeds)) == len(seeds) and 0 <= min(seeds) and max(seeds) < 2**31
+
+
+def test_derived_seeds_do_not_depend_on_the_process():
+    program = "from dreamgym.runs import derive_seed; print(derive_seed(5, 'a', 'b'))"
+    outputs = set()
+    for hash_seed in ("0", "1"):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+        outputs.add(int(done.stdout))
+    assert outputs == {derive_seed(5, "a", "b")}
+
+
+def test_set_seed_seeds_the_global_generators():
+    import numpy
+
+    def draw():
+        set_seed(7)
+        return random.random(), float(numpy.random.random())
+
+    assert draw() == draw()
+    set_seed(2**40)  # longer than NumPy accepts
+    done = subprocess.run([sys.executable, "-c", "import sys; from dreamgym.runs import set_seed; set_seed(1); "
+                           "assert 'torch' not in sys.modules"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+# ---------------------------------------------------------------- folders
+
+
+def test_folders_do_not_depend_on_the_working_folder(tmp_path, monkeypatch):
+    before = notebooks_folder()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()  # a reader's own
+    assert notebooks_folder() == before and data_folder() == before / "data"
+    assert (data_folder() / "panels.json").exists()
+    monkeypatch.setenv("DREAMGYM_CACHE", str(tmp_path / "weights"))
+    assert cache_folder() == tmp_path / "weights"
+    monkeypatch.delenv("DREAMGYM_CACHE")
+    assert cache_folder() == Path.home() / ".cache" / "dreamgym"
+
+
+def test_runs_go_where_they_are_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Run.open(seed=3).path == tmp_path / "runs" / "quick-3"
+    (tmp_path / "nbs").mkdir()
+    monkeypatch.chdir(tmp_path / "nbs")
+    assert Run.open(seed=3).path == tmp_path / "runs" / "quick-3", "chapters share the folder of the checkout"
+    monkeypatch.setenv("DREAMGYM_RUNS", str(tmp_path / "elsewhere"))
+    assert Run.open(scale="cpu").path == tmp_path / "elsewhere" / "cpu-0"
+    assert Run.open(str(tmp_path / "named")).path == tmp_path / "named"
+
+
+# ---------------------------------------------------------------- opening
+
+
+def test_opening_twice_gives_the_same_run(run_folder):
+    mine = Scale.named("quick", iterations=2, kinds=["click-button", "enter-text"])  # a list, as a caller may write it
+    first, second = Run.open(run_folder, mine, 4), Run.open(run_folder, mine, 4)
+    assert first.scale == second.scale and first.scale.kinds == ("click-button", "enter-text")
+    assert (second.seed, repr(second)) == (4, "Run('run', scale='quick', seed=4)")
+    assert json.loads((run_folder / "config.json").read_text())["seed"] == 4
+
+
+def test_another_scale_seed_or_size_is_refused(quick_run):
+    other = Scale.named("quick", iterations=99, branches=9)
+    for scale, seed, sizes in (("cpu", 0, ""), ("quick", 1, ""), (other, 0, ", and differs in branches, iterations")):
+        with pytest.raises(DreamgymError, match=f"made with scale 'quick' and seed 0{sizes}; name another directory"):
+            Run.open(quick_run.path, scale, seed)
+    assert Run.open(quick_run.path).scale == quick_run.scale
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"7", b'"text"', b'{"scale": {}}', b'{"scale": {"kinds": 3}}',
+                                     b'{"scale": {"kinds": [], "gone": 1}, "seed": 0}', b"\xff\xfe", b"null"])
+def test_a_damaged_configuration_is_named(quick_run, content):
+    (quick_run.path / "config.json").write_bytes(content)
+    with pytest.raises(DreamgymError, match="config.json in run is damaged.*delete that run directory"):
+        Run.open(quick_run.path)
+
+
+def test_foreign_folders_and_files_are_left_alone(tmp_path):
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "aunt.txt").write_text("Dear aunt")
+    with pytest.raises(DreamgymError, match="letters is not empty and is no run directory"):
+        Run.open(tmp_path / "letters")
+    assert [path.name for path in (tmp_path / "letters").iterdir()] == ["aunt.txt"]
+    for path in (tmp_path / "letters" / "aunt.txt", tmp_path / "letters" / "aunt.txt" / "run"):
+        with pytest.raises(DreamgymError, match="Cannot make the run directory"):
+            Run.open(path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / ".hidden").write_text("")  # what file managers leave behind
+    assert Run.open(tmp_path / "empty").path.name == "empty"
+
+
+def test_two_processes_may_start_the_same_directory(run_folder):
+    program = "import sys; from dreamgym.runs import Run; Run.open(sys.argv[1], seed=int(sys.argv[2]))"
+    racers = [start(program, run_folder, seed, stderr=subprocess.PIPE) for seed in (0, 1, 0, 1)]
+    errors = [racer.communicate()[1] for racer in racers]
+    winner = json.loads((run_folder / "config.json").read_text())["seed"]
+    for seed, racer, error in zip((0, 1, 0, 1), racers, errors, strict=True):
+        assert (racer.returncode == 0) == (seed == winner)
+        assert seed == winner or "DreamgymError" in error
+
+
+# ---------------------------------------------------------------- stages
+
+
+def test_a_stage_is_built_once(quick_run):
+    made = []
+
+    def make(path):
+        made.append(path)
+        assert path.parent == quick_run.path / "deep" and not (quick_run.path / "deep" / "result.txt").exists()
+        path.write_text("done")
+
+    paths = [quick_run.build("deep/result.txt", make), Run.open(quick_run.path).build("deep/result.txt", make)]
+    assert len(made) == 1 and paths[0] == paths[1] and paths[0].read_text() == "done"
+    (row,) = quick_run.stages()
+    assert row["stage"] == "deep/result.txt" and row["seconds"] >= 0 and row["peak_megabytes"] > 1
+
+
+def test_a_stage_may_be_a_folder_and_may_ask_for_others(quick_run):
+    def outer(path):
+        inner = quick_run.build("inner.txt", lambda p: p.write_text("inner"))
+        quick_run.record("figures", inner=inner.read_text())
+        path.mkdir()
+        (path / "copy.txt").write_text(inner.read_text())
+
+    assert (quick_run.build("outer", outer) / "copy.txt").read_text() == "inner"
+    assert [row["stage"] for row in quick_run.stages()] == ["inner.txt", "outer"]
+    assert quick_run.metrics() == {"figures": {"inner": "inner"}}
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), KeyboardInterrupt(), OSError(errno.EACCES, "no")])
+def test_a_failed_stage_leaves_nothing_and_keeps_its_error(quick_run, error):
+    def make(path):
+        path.mkdir()
+        (path / "half.txt").write_text("half")
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        quick_run.build("result", make)
+    assert caught.value is error
+    assert [path.name for path in quick_run.path.iterdir() if "result" in path.name] == []
+    assert quick_run.build("result", lambda path: path.write_text("well")).read_text() == "well"
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, "Quota"),
+                                   RuntimeError("I/O error: No space left on device (os error 28)")])
+def test_a_full_disk_is_a_sentence(quick_run, error):
+    def make(path):
+        path.write_text("half")
+        raise error
+
+    with pytest.raises(DreamgymError, match="disk is full.*stage result in run.*run the same command again"):
+        quick_run.build("result", make)
+    assert [path.name for path in quick_run.path.iterdir() if "result" in path.name] == []
+
+
+@pytest.mark.parametrize("folder", [(), ("folder",)])
+def test_a_killed_stage_is_absent_and_the_same_call_completes_it(quick_run, folder):
+    half = quick_run.path / ".slow.unfinished" / ("inside.txt" if folder else "")
+    process = start(SLOW_STAGE, quick_run.path, 0.2, *folder)
+    wait_for(lambda: half.is_file() and half.read_text().count("\n") >= 3)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert half.exists() and not (quick_run.path / "slow").exists() and quick_run.stages() == []
+
+    again = start(SLOW_STAGE, quick_run.path, 0, *folder)
+    assert again.wait() == 0
+    result = quick_run.path / "slow" / ("inside.txt" if folder else "")
+    assert result.read_text().split() == [str(number) for number in range(20)]
+    assert not half.exists() and [row["stage"] for row in quick_run.stages()] == ["slow"]
+
+
+def test_a_busy_run_says_so_and_is_free_after_a_kill(quick_run):
+    holder = start(HOLDER, quick_run.path, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        quick_run.patience = 0.2
+        for work in (lambda: quick_run.build("x", Path.touch), lambda: quick_run.record("x", y=1)):
+            with pytest.raises(RunBusy, match="run is in use by another process; wait for it or choose another --run"):
+                work()
+        assert Run.open(quick_run.path).metrics() == {}, "a busy run can be read"
+        assert not (quick_run.path / "x").exists()
+    finally:
+        holder.kill()
+        holder.wait()
+    assert quick_run.build("x", Path.touch).exists()
+
+
+def test_two_processes_share_one_stage(quick_run):
+    "The second waits, and finds what the first has built."
+    both = [start(SLOW_STAGE, quick_run.path, 0.02) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    assert len(quick_run.stages()) == 1
+
+
+def test_the_log_survives_a_line_that_was_cut_off(quick_run):
+    quick_run.build("one", Path.touch)
+    with (quick_run.path / "stages.jsonl").open("a") as file:
+        file.write('{"stage": "tw\n')
+    quick_run.build("three", Path.touch)
+    assert [row["stage"] for row in quick_run.stages()] == ["one", "three"]
+
+
+# ---------------------------------------------------------------- progress and figures
+
+
+def test_progress_is_written_seldom_and_at_the_end(quick_run):
+    for step in range(1, 501):
+        quick_run.progress("stage", step, 500, f"loss {step}")
+    note = json.loads((quick_run.path / "progress.json").read_text())
+    assert (note["stage"], note["done"], note["total"], note["note"]) == ("stage", 500, 500, "loss 500")
+    assert [path.name for path in quick_run.path.iterdir() if "unfinished" in path.name] == []
+
+
+def test_figures_are_merged_by_section(quick_run):
+    quick_run.record("a", x=1, y=[1.5, "ü"])
+    quick_run.record("b", x=2)
+    assert Run.open(quick_run.path).record("a", x=3) == {"a": {"x": 3, "y": [1.5, "ü"]}, "b": {"x": 2}}
+
+
+def test_damaged_figures_are_named(quick_run):
+    (quick_run.path / "metrics.json").write_text('{"a": ')
+    with pytest.raises(DreamgymError, match="metrics.json in run is damaged.*delete that file"):
+        quick_run.metrics()
+
+
+def test_a_value_that_json_cannot_hold_spoils_nothing(quick_run):
+    quick_run.record("a", x=1)
+    with pytest.raises(TypeError):
+        quick_run.record("a", x=object())
+    assert quick_run.metrics() == {"a": {"x": 1}}
+
+
+# ---------------------------------------------------------------- the picture
+
+
+def test_the_picture_lights_what_it_is_told():
+    from xml.dom.minidom import parseString
+
+    for lit in ((), ("runs",), ("environments", "replay_buffer")):
+        picture = system_picture(*lit)
+        parseString(picture)
+        assert picture.count("#ffd54f") == len(lit) and picture._repr_html_() == str(picture)
+    with pytest.raises(DreamgymError, match="No part named 'nothing'; the parts are environments"):
+        system_picture("runs", "nothing")
+
+
+def test_the_configuration_holds_every_size(quick_run):
+    stored = json.loads((quick_run.path / "config.json").read_text())["scale"]
+    assert stored == json.loads(json.dumps(asdict(quick_run.scale)))
+    assert replace(quick_run.scale, **{**stored, "kinds": tuple(stored["kinds"])}) == quick_run.scale
