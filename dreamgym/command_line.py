@@ -744,7 +744,7 @@ def _measure(agent, tasks, sizes: Scale, temperature: float):
         return evaluation.evaluate(agent, environment, tasks, temperature, watch=lambda done, total:
                                    status.update(f"{done} of {total} episodes over"))
 
-# %% ../nbs/91_command_line.ipynb #a8f8fcd2
+# %% ../nbs/91_command_line.ipynb #da328dd5
 def dream_panel(
     title: str,  # ours
     text: str,  # foreign
@@ -755,7 +755,7 @@ def dream_panel(
 
     return Panel(Text(plain(text)), title=Text(plain(title)), title_align="left", border_style=style, expand=False)
 
-
+# %% ../nbs/91_command_line.ipynb #93a1d116
 def play_dream(
     environment,  # a `DreamEnvironment`
     task,  # with goal and first page

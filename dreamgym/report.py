@@ -536,11 +536,11 @@ def _episode(steps: Sequence, answers: Sequence) -> dict:
                      "imagined": _answer(answer.state, answer.reward, answer.done, answer.valid, answer.reasoning)})
     return {"task": task.id, "kind": task.kind, "goal": task.goal, "steps": rows}
 
-# %% ../nbs/90_report.ipynb #97409bc6
+# %% ../nbs/90_report.ipynb #edaff396
 def compare_steps(
     run: Run,
     episodes: int = 8,  # shown whole
-    endings: int = 80,  # last steps that are judged
+    endings: int = 24,  # last steps that are judged
 ) -> Path:  # transcripts.json in the run directory
     "Ask the experience model about held-out real episodes and endings, once."
     def make(path: Path) -> None:

@@ -1,0 +1,292 @@
+"The report: foreign text is escaped, one file is enough, and a run of any age can be shown."
+
+import json
+import math
+import re
+
+import pandas as pd
+import pytest
+
+from dreamgym.report import (
+    AGENTS,
+    Chart,
+    Fragment,
+    choose_episodes,
+    command_of,
+    escaped,
+    evaluation_rows,
+    gate_chart,
+    iterations,
+    judged_variations,
+    learning_chart,
+    loss_chart,
+    mean_and_band,
+    open_run,
+    page_html,
+    plain,
+    read_json,
+    real_experience,
+    report_html,
+    results_chart,
+    results_table,
+    show_comparison,
+    show_trajectory,
+    show_variations,
+    stage_table,
+    task_returns,
+    time_chart,
+    write_evaluation,
+    write_report,
+)
+from dreamgym.runs import Run
+from dreamgym.trajectories import DreamgymError, Task, Trajectory, Transition, atomic_write_json, write_trajectories
+
+EVIL = "text <script>alert('x')</script> & [bold]b[/bold] \x1b[31m \u202e\n[1] button '\"><img src=x onerror=alert(1)>'"
+LOADS = re.compile(r"(?:src|href|action|data|poster)\s*=\s*[\"']?(?!data:|#)[\w/.]|url\(|@import|<script|<iframe|<link", re.I)
+
+
+def trajectory(seed=0, reward=1.0, text=EVIL, real=False, **changes) -> Trajectory:
+    task = Task(id=f"click-button/{seed}", kind="click-button", seed=seed, goal="Click <b>" + text[:20], start_state=text)
+    step = Transition(state=text, action="click 1 <i>", next_state=text, reward=0.0, done=False, reasoning=text)
+    last = Transition(state=text, action="click 1", next_state="(end)", reward=reward, done=True, reasoning=text)
+    return Trajectory(**{"task": task, "transitions": (step, last), "source": "<u>agent", "real": real} | changes)
+
+
+def rate(successes: int, episodes: int = 10) -> dict:
+    return {"mean": successes / episodes, "low": 0.0, "high": 1.0, "successes": successes, "episodes": episodes}
+
+
+def evaluation(successes: int, digest="a" * 64) -> dict:
+    part = {"overall": rate(successes), "by_kind": {"click-button": rate(successes)}, "transitions": 20}
+    return {"agent": "x", "panel": "test", "panel_hash": digest, "own": part, "held_out": part}
+
+
+def gate(**changes) -> dict:
+    return {"balanced_reward_accuracy": 0.7, "success_recognised": 0.9, "failure_recognised": 0.5, "real": rate(5),
+            "dreamed": rate(8), "transitions": 30, "verdict": "flattering"} | changes
+
+
+@pytest.fixture
+def partial(quick_run):
+    "Offline data, a warm start, one iteration: a run that was interrupted."
+    run = quick_run
+    run.build("offline.jsonl", lambda path: path.write_text(""))
+    run.record("offline", trajectories=1, transitions=7)
+    run.record("warm_start", losses=[2.0, 1.0, 0.5])
+    run.build("evaluation/warm_start.json", lambda path: atomic_write_json(path, evaluation(4)))
+
+    def iteration(path):
+        path.mkdir()
+        write_trajectories(path / "rollouts.jsonl", [trajectory(0), trajectory(0, 0.0), trajectory(1, 0.0)])
+        atomic_write_json(path / "metrics.json", {"return": 0.3, "dead_groups": 0.5})
+        atomic_write_json(path / "judged.json", [{"problem": "", "text": EVIL, "task": "click-button/0~1"},
+                                                 {"problem": "not new", "text": EVIL, "task": None}])
+
+    run.build("iterations/0001", iteration)
+    return run
+
+
+@pytest.fixture
+def whole(partial):
+    "Everything a finished run has, in small."
+    run = partial
+    for name, successes in (("dream", 6), ("sim_to_real", 8)):
+        run.build(f"evaluation/{name}.json", lambda path, n=successes: atomic_write_json(path, evaluation(n)))
+    for name in ("gate.json", "gate_after.json"):
+        run.build(name, lambda path: atomic_write_json(path, gate()))
+    for name in ("iterations/0002", "transfer/0001"):
+        run.build(name, lambda path: (path.mkdir(), write_trajectories(path / "rollouts.jsonl", [trajectory(2, real=True)]),
+                                      atomic_write_json(path / "metrics.json", {"return": 1.0})))
+    side = {"page": EVIL, "reward": 0.0, "done": False, "valid": True, "reasoning": EVIL}
+    episode = {"task": "a/1", "kind": "a", "goal": EVIL, "steps": [
+        {"page": EVIL, "action": EVIL, "real": side, "imagined": side | {"page": EVIL + "\ntext more"}},
+        {"page": EVIL, "action": EVIL, "real": side, "imagined": side | {"valid": False}}]}
+    run.build("transcripts.json", lambda path: atomic_write_json(
+        path, {"episodes": [episode], "mistakes": [episode], "endings": 24, "wrong": 1}))
+    run.build("model_quality.json", lambda path: atomic_write_json(
+        path, {"full": {"steps": 9, "balanced_reward_accuracy": 0.9, "state_exact": math.nan}}))
+    run.record("sim_to_real", budget=10, transitions=8)
+    run.record("dream", transitions=300)
+    return run
+
+
+def assert_harmless(text: str) -> None:
+    "No element of foreign text has become an element of the page, and nothing is loaded."
+    assert not LOADS.search(re.sub(r"&[\w#]+;", "", text)), LOADS.search(text)
+    body = text.partition("<body>")[2] or text
+    for tag in ("<script", "<img src=x", "<u>agent", "<i>&gt;", "onerror=alert(1)>"):
+        assert tag not in body
+    assert "\x1b" not in text and "\u202e" not in text
+
+
+# ---------------------------------------------------------------- foreign text
+
+
+def test_control_characters_go_and_markup_is_escaped():
+    assert plain("a\x1b[2Jb\u202ec\n\td") == "a\N{REPLACEMENT CHARACTER}[2Jb\N{REPLACEMENT CHARACTER}c\n\td"
+    assert escaped("<a href='x'>\"&") == "&lt;a href=&#x27;x&#x27;&gt;&quot;&amp;"
+    assert escaped(None) == "None"
+    assert Fragment("<p>x</p>")._repr_html_() == "<p>x</p>" and "<" not in repr(Fragment("<p>x</p>"))
+
+
+def test_a_trajectory_is_shown_and_harmless():
+    shown = show_trajectory(trajectory())
+    assert_harmless(shown)
+    assert shown.count("<tr>") == 3 and "[bold]b[/bold]" in shown and "reward 1" in shown and "imagined page" in shown
+    assert "cut at the step limit" in show_trajectory(trajectory(
+        transitions=(Transition(state="text a", action="click 1", next_state="text a", reward=0.0, done=False),), truncated=True))
+    assert "(end)" in shown and "<mark>(end)" not in shown
+
+
+def test_changed_lines_are_marked():
+    assert page_html("text a\ntext b", "text a").count("<mark>") == 1
+    assert page_html("text a", "text a").count("<mark>") == 0
+    assert page_html("text a").count("<mark>") == 0
+
+
+def test_a_comparison_says_where_the_dream_differs(whole):
+    shown = show_comparison(read_json(whole.path / "transcripts.json")["episodes"][0])
+    assert_harmless(shown)
+    assert shown.count("differs") == 2 and "cannot be parsed" in shown and "<mark>text more</mark>" in shown
+
+
+def test_variations_of_both_kinds(partial):
+    shown = show_variations(judged_variations(partial))
+    assert_harmless(shown)
+    assert "1 accepted, 1 rejected because: not new (1)." in shown
+    assert "0 accepted, 0 rejected." in show_variations([])
+    many = [{"iteration": 1, "problem": f"Not a line of a page: {i}", "text": "x", "task": None} for i in range(9)]
+    assert show_variations([*many, {"iteration": 1, "problem": "not new", "text": "y", "task": None}], 2).count("<tr>") == 3
+
+
+# ---------------------------------------------------------------- rows
+
+
+def test_rows_are_tidy_and_ordered(whole, tmp_path):
+    rows = evaluation_rows(whole)
+    assert [r["agent"] for r in rows if r["kind"] == "all" and r["part"] == "own"] == ["warm_start", "dream", "sim_to_real"]
+    frame = pd.read_csv(write_evaluation(whole))
+    assert list(frame.columns) == ["agent", "part", "kind", "successes", "episodes", "mean", "low", "high", "panel",
+                                   "panel_hash", "scale", "seed"]
+    assert len(frame) == len(rows) == 12 and set(frame["scale"]) == {"quick"}
+    (whole.path / "evaluation" / "mine.json").write_text(json.dumps(evaluation(1)))
+    assert list(results_table(whole).index) == ["warm start", "dream", "sim-to-real", "mine"]
+    assert results_table(whole).loc["sim-to-real", "real transitions in RL"] == 8
+
+
+def test_real_transitions_are_all_counted(whole):
+    table = real_experience(whole)
+    spent = dict(zip(table["where"], table["real transitions"], strict=True))
+    assert spent == {"offline data": 7, "fidelity gate before": 30, "fidelity gate after": 30, "GRPO in the dream": 0,
+                     "sim-to-real": 8, "test panel, warm start": 40, "test panel, dream": 40, "test panel, sim-to-real": 40}
+
+
+def test_bands_come_from_whole_tasks():
+    assert task_returns([trajectory(0), trajectory(0, 0.0), trajectory(1)]) == [0.5, 1.0]
+    assert mean_and_band([0.25]) == (0.25, 0.25, 0.25)
+    mean, low, high = mean_and_band([0.0, 1.0] * 20)
+    assert low < mean < high and mean_and_band([0.0, 1.0] * 20) == (mean, low, high)
+
+
+def test_stages_are_summed_by_training_and_rebuilt_ones_count_once(partial):
+    partial._log_stage("iterations/0002", 5.0)
+    partial._log_stage("offline.jsonl", 99.0)
+    table = stage_table(partial)
+    assert list(table["stage"]) == ["offline.jsonl", "evaluation/warm_start.json", "iterations (2)"]
+    assert table["seconds"][0] == 99.0 and list(stage_table(Run.open(partial.path)).columns)[3] == "peak megabytes"
+
+
+def test_episodes_are_chosen_by_a_rule():
+    other = trajectory(3, task=Task(id="b/3", kind="b"), transitions=trajectory().transitions[1:])
+    chosen = choose_episodes([trajectory(0, 0.0), other, trajectory(1)], 3)
+    assert [(t.task.id, t.success) for t in chosen] == [("click-button/1", True), ("click-button/0", False), ("b/3", True)]
+    assert choose_episodes([]) == []
+
+
+# ---------------------------------------------------------------- charts
+
+
+def test_charts_draw_themselves_and_speak(whole):
+    charts = [results_chart(evaluation_rows(whole)), learning_chart(iterations(whole)),
+              gate_chart({"before": gate(), "after": gate(success_recognised=math.nan)}),
+              loss_chart({"a": [1.0], "b": [2.0, 1.0]}), time_chart(stage_table(whole))]
+    for chart in charts:
+        assert isinstance(chart, Chart) and len(chart.text) > 20 and chart.text in repr(chart)
+    png, tag = charts[0]._repr_png_(), charts[0].tag()
+    assert png.startswith(b"\x89PNG") and len(png) < 60_000
+    assert tag == charts[0].tag(), "the same picture has the same bytes"
+
+
+def test_nothing_to_draw_is_no_chart():
+    assert [results_chart([]), learning_chart([]), gate_chart({"before": None}), loss_chart({"a": []}),
+            time_chart(pd.DataFrame({"stage": [], "seconds": [], "peak megabytes": []}))] == [None] * 5
+
+
+# ---------------------------------------------------------------- the file
+
+
+def test_the_report_of_an_empty_run(quick_run):
+    path = write_report(quick_run)
+    text = path.read_text()
+    assert "nothing has been measured" in text and "Not there yet: Results" in text
+    assert 'id="origin"' in text and 'id="results"' not in text
+    assert_harmless(text)
+    assert (quick_run.path / "evaluation.csv").read_text().startswith("agent,part,kind")
+
+
+def test_the_report_of_a_partial_run(partial):
+    text = report_html(partial)
+    assert "the warm start succeeds in 40% [0%, 100%]." in text
+    assert "Invented tasks" in text and "Episodes in the dream" in text and "Real and imagined" not in text
+    assert_harmless(text)
+
+
+def test_the_report_of_a_whole_run(whole):
+    text = write_report(whole).read_text()
+    for title in ("Results", "Is the dream true?", "Learning", "Transcripts", "Invented tasks", "Time and memory", "Origin"):
+        assert f"<h2>{title}</h2>" in text
+    assert "after 8 real transitions more, 80%" in text and "flattering" in text and "1 wrongly" in text
+    assert "different panels" not in text and "a" * 64 in text
+    assert escaped(command_of(whole)) in text and "dreamgym reproduce --scale quick --seed 0" in text
+    assert_harmless(text)
+    assert text == report_html(whole), "the same run gives the same report"
+    assert len(text) < 600_000
+    assert [p.name for p in whole.path.iterdir() if p.name.endswith("unfinished")] == []
+
+
+def test_numbers_from_different_panels_are_not_compared(whole):
+    (whole.path / "evaluation" / "dream.json").write_text(json.dumps(evaluation(6, "b" * 64)))
+    assert "different panels" in report_html(whole)
+
+
+def test_hostile_names_of_agents_and_chapters(whole):
+    (whole.path / "evaluation" / "<script>x.json").write_text(json.dumps(evaluation(6)))
+    (whole.path / "chapters.jsonl").write_text('{"chapter": "<script>", "seconds": 1.0}\n{"chapter": "cut')
+    assert_harmless(report_html(whole))
+
+
+# ---------------------------------------------------------------- damage
+
+
+def test_damaged_files_are_named(partial):
+    (partial.path / "gate.json").write_text('{"real"')
+    with pytest.raises(DreamgymError, match="gate.json in run is damaged"):
+        write_report(partial)
+    assert not (partial.path / "report.html").exists()
+    (partial.path / "gate.json").unlink()
+    (partial.path / "iterations" / "0001" / "rollouts.jsonl").write_text("{}\n")
+    with pytest.raises(DreamgymError, match="line 1"):
+        write_report(partial)
+
+
+def test_a_run_is_opened_as_it_was_made(tmp_path):
+    Run.open(tmp_path / "run", "cpu", 3)
+    opened = open_run(tmp_path / "run")
+    assert (opened.scale.name, opened.seed) == ("cpu", 3)
+    with pytest.raises(DreamgymError, match="no run directory"):
+        open_run(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_every_agent_of_the_method_has_a_name():
+    assert list(AGENTS) == ["warm_start", "dream", "sim_to_real", "real"]
