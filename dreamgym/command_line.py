@@ -340,7 +340,7 @@ def clock(seconds: float) -> str:
     "Minutes and seconds."
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
-# %% ../nbs/91_command_line.ipynb #a5000a78
+# %% ../nbs/91_command_line.ipynb #acf66f17
 class Display:
     "Shows how far a run is: live on a terminal, one line a chapter elsewhere."
 
@@ -362,10 +362,11 @@ class Display:
     def __rich__(self):
         now, place = time.monotonic(), self.names.index(self.current)
         left = seconds_left(self.names[place:], self.finished, now - self.started)
-        bar = ProgressBar(total=sum(map(weight, self.names)), completed=sum(map(weight, self.names[:place])), width=46)
+        bar = ProgressBar(total=sum(map(weight, self.names)), completed=sum(map(weight, self.names[:place])), width=40)
+        line = Table.grid(padding=(0, 1))
+        line.add_row(bar, Text(f"elapsed {clock(now - self.begun)}, about {clock(left)} left"))
         return Group(Text(f"chapter {place + 1} of {len(self.names)}  {self.current}", style="bold"),
-                     Text(f"  {self._stage() or 'running'}"), bar,
-                     Text(f"elapsed {clock(now - self.begun)}, about {clock(left)} left", style="dim"))
+                     Text(f"  {self._stage() or 'running'}"), line)
 
 # %% ../nbs/91_command_line.ipynb #ccb7fab7
 @patch

@@ -81,7 +81,7 @@ def _named_on_page(goal: str, state: str) -> list[bool]:
     "For each quoted text of a goal: does an element of the page carry it?"
     return [text in _texts(state) for text in re.findall(r'"([^"]*)"', goal)]
 
-# %% ../nbs/07_curriculum.ipynb #9518b674
+# %% ../nbs/07_curriculum.ipynb #53b85d8c
 def structural_problem(
     task: Task,  # a variation
     parent: Task,  # what it varies
@@ -89,7 +89,7 @@ def structural_problem(
 ) -> str:  # why it is unrealistic, or "" for none
     "Checks that need no model: new, of the same type, playable."
     elements = parse_state(task.start_state)
-    if (task.goal, task.start_state) in known or (task.goal, task.start_state) == (parent.goal, parent.start_state):
+    if (task.goal, task.start_state) in {*known, (parent.goal, parent.start_state)}:
         return "not new"
     if not any(e.id is not None for e in elements):
         return "nothing to act on"
@@ -97,8 +97,8 @@ def structural_problem(
         return "another type of task"
     if {e.tag for e in elements} != {e.tag for e in parse_state(parent.start_state)}:
         return "another kind of page"
-    shown = zip(_named_on_page(parent.goal, parent.start_state), _named_on_page(task.goal, task.start_state), strict=True)
-    if any(before and not now for before, now in shown):
+    before, now = (_named_on_page(t.goal, t.start_state) for t in (parent, task))
+    if any(was and not is_still for was, is_still in zip(before, now, strict=True)):
         return "the page lacks what the goal names"
     return ""
 
@@ -152,7 +152,7 @@ def balanced(
                 output.append(piles[name].pop())
     return output
 
-# %% ../nbs/07_curriculum.ipynb #7428ad53
+# %% ../nbs/07_curriculum.ipynb #2a787747
 def mix_tasks(
     real: Sequence[Task],  # tasks of the training panel to draw from
     synthetic: Sequence[Task],  # accepted variations
@@ -168,6 +168,6 @@ def mix_tasks(
     random.shuffle(invented)
     number = min(len(invented), int(share * count + 1e-9))
     chosen = balanced(real, count - number, random)
-    while number > share * (number + len(chosen)) + 1e-9:  # fewer real tasks than asked for: the cap still holds
+    while number > share * (number + len(chosen)) + 1e-9:  # too few real tasks: the cap still holds
         number -= 1
     return chosen + invented[:number]

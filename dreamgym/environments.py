@@ -768,7 +768,7 @@ def play_episodes(
     return [Trajectory(task=task, transitions=tuple(path), source=source, real=environment.real, truncated=end)
             if path else None for task, path, end in zip(tasks, steps, cut, strict=True)]
 
-# %% ../nbs/02_environments.ipynb #79186c6a
+# %% ../nbs/02_environments.ipynb #f6c4eb5f
 def _wrong_text(action: Action, task: Task, random: np.random.Generator) -> str:
     "A plausible wrong text: another word of the goal, a part of the right one, or a typing error."
     words = [w.strip('".,') for w in task.goal.split() if w.strip('".,') and w.strip('".,') != action.text]
@@ -786,8 +786,9 @@ def wrong_action(
     "Another element of the same sort, a wrong text, the right text in the wrong field, or pressing a button too early."
     action, elements = parse_action(right), [e for e in parse_state(state) if e.id is not None]
     touched = next(e for e in elements if e.id == action.element)
-    same = [e for e in elements if e.tag == touched.tag and e.id != touched.id]
-    early = [e for e in elements if e.tag in ("button", "link", "tab", "heading") and e.id != touched.id]
+    others = [e for e in elements if e.id != touched.id]
+    same = [e for e in others if e.tag == touched.tag]
+    early = [e for e in others if e.tag in ("button", "link", "tab", "heading")]
     draw = random.random()
     if action.kind == "select" and len(touched.options) > 1:
         return f"select {touched.id} {random.choice([o for o in touched.options if o != action.text])}"
@@ -797,7 +798,7 @@ def wrong_action(
         if draw < 0.45 and same:
             return f"type {random.choice([e.id for e in same])} {action.text}"
         return f"type {touched.id} {_wrong_text(action, task, random)}"
-    pool = same if same and (draw < 0.75 or not early) else early or same or elements
+    pool = same if same and (draw < 0.75 or not early) else early or same or others or elements
     return f"click {random.choice([e.id for e in pool])}"
 
 # %% ../nbs/02_environments.ipynb #08ddeab0

@@ -66,7 +66,7 @@ def entries_of(
             output.append(Entry(trajectory.task.id, *shown, text, trajectory.real))
     return output
 
-# %% ../nbs/06_replay_buffer.ipynb #3fd28875
+# %% ../nbs/06_replay_buffer.ipynb #3caec702
 class ReplayBuffer:
     "Remembered steps with an exact FAISS index over their embeddings."
 
@@ -88,7 +88,8 @@ class ReplayBuffer:
 
     def __repr__(self):
         real = sum(e.real for e in self.entries)
-        return f"ReplayBuffer({real} real and {len(self) - real} synthetic steps, k={self.k}, frozen={self.frozen})"
+        return (f"ReplayBuffer({real} real and {len(self) - real} synthetic steps, "
+                f"k={self.k}, frozen={self.frozen})")
 
 # %% ../nbs/06_replay_buffer.ipynb #6b85ed35
 @patch
@@ -205,7 +206,7 @@ def thaw(self: ReplayBuffer) -> ReplayBuffer:
     self.frozen = False
     return self
 
-# %% ../nbs/06_replay_buffer.ipynb #37645df3
+# %% ../nbs/06_replay_buffer.ipynb #08999f17
 def _previous(folder: Path) -> Path:
     "Where `save` keeps the old folder for the moment between its two renames."
     return folder.with_name(f".{folder.name}.previous")
@@ -216,7 +217,7 @@ def save(
     self: ReplayBuffer,
     folder: Path,  # must not exist, or is replaced as a whole
 ) -> None:
-    "Write entries and vectors beside the folder, then put them in its place; a kill leaves the old or the new ones."
+    "Write beside the folder, then take its place; a kill leaves the old buffer or the new one."
     folder = Path(folder)
     temporary, previous = folder.with_name(f".{folder.name}.unfinished"), _previous(folder)
     shutil.rmtree(temporary, ignore_errors=True)
@@ -230,7 +231,7 @@ def save(
     os.replace(temporary, folder)
     shutil.rmtree(previous, ignore_errors=True)
 
-# %% ../nbs/06_replay_buffer.ipynb #e543858a
+# %% ../nbs/06_replay_buffer.ipynb #8e2b022c
 @patch(cls_method=True)
 def load(
     cls: ReplayBuffer,
@@ -247,10 +248,11 @@ def load(
         entries = [Entry(**json.loads(line)) for line in text.splitlines()]
         vectors = load_file(folder / "vectors.safetensors")["vectors"]
     except Exception as error:  # safetensors raises its own class for damaged files
-        raise BufferError(f"The buffer in {folder} is damaged ({error}); delete that folder and run again.") from error
+        raise BufferError(
+            f"The buffer in {folder} is damaged ({error}); delete that folder and run again.") from error
     if vectors.shape != (len(entries), embedder.width):
-        raise BufferError(f"The buffer in {folder} has {len(entries)} entries but vectors of shape {vectors.shape}; "
-                          "delete that folder and run again.")
+        raise BufferError(f"The buffer in {folder} has {len(entries)} entries but vectors of shape "
+                          f"{vectors.shape}; delete that folder and run again.")
     buffer._rebuild(entries, vectors)
     return buffer
 

@@ -472,7 +472,7 @@ def time_chart(
     slow = table.loc[table["seconds"].idxmax()]
     return Chart(figure, f"Time per stage; the longest is {slow['stage']} with {slow['seconds']:.0f} seconds.")
 
-# %% ../nbs/90_report.ipynb #628f5fa0
+# %% ../nbs/90_report.ipynb #9699708e
 def _answer(page: str, reward: float, done: bool, valid: bool = True, reasoning: str = "") -> dict:
     return {"page": page, "reward": reward, "done": done, "valid": valid, "reasoning": reasoning}
 
@@ -493,7 +493,7 @@ def show_comparison(
     rows = []
     for step in episode["steps"]:
         real, imagined = step["real"], step["imagined"]
-        agree = all(real[name] == imagined[name] for name in ("page", "reward", "done"))
+        agree = all(real[name] == imagined[name] for name in ("page", "reward", "done", "valid"))
         rows.append((page_html(step["page"]), f"<code>{escaped(step['action'])}</code>", _told(real, imagined),
                      _told(imagined, real), "same" if agree else "<b>differs</b>"))
     title = f"<b>{escaped(episode['goal'])}</b><br><small>{escaped(episode['task'])} · not trained on</small>"

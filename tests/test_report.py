@@ -2,7 +2,7 @@
 
 import json
 import math
-import re
+from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
@@ -42,7 +42,25 @@ from dreamgym.runs import Run
 from dreamgym.trajectories import DreamgymError, Task, Trajectory, Transition, atomic_write_json, write_trajectories
 
 EVIL = "text <script>alert('x')</script> & [bold]b[/bold] \x1b[31m \u202e\n[1] button '\"><img src=x onerror=alert(1)>'"
-LOADS = re.compile(r"(?:src|href|action|data|poster)\s*=\s*[\"']?(?!data:|#)[\w/.]|url\(|@import|<script|<iframe|<link", re.I)
+TAGS = set("""html head meta title style body header h1 h2 h3 p nav a main section figure figcaption img div table thead
+    tbody tr th td pre code b i br small mark""".split())
+
+
+class Elements(HTMLParser):
+    "Checks every element of a document against what the report itself writes."
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def handle_starttag(self, tag, attributes):
+        assert tag in TAGS, tag
+        for name, value in attributes:
+            assert name in ("lang", "charset", "name", "content", "http-equiv", "class", "id", "style", "href", "alt", "src",
+                            "border"), (tag, name)
+            assert name != "href" or value.startswith("#"), value
+            assert name != "src" or value.startswith("data:image/"), value
+        self.seen.append(tag)
 
 
 def trajectory(seed=0, reward=1.0, text=EVIL, real=False, **changes) -> Trajectory:
@@ -111,11 +129,9 @@ def whole(partial):
 
 
 def assert_harmless(text: str) -> None:
-    "No element of foreign text has become an element of the page, and nothing is loaded."
-    assert not LOADS.search(re.sub(r"&[\w#]+;", "", text)), LOADS.search(text)
-    body = text.partition("<body>")[2] or text
-    for tag in ("<script", "<img src=x", "<u>agent", "<i>&gt;", "onerror=alert(1)>"):
-        assert tag not in body
+    "No foreign text has become an element of the page, nothing is loaded, no control character is left."
+    Elements().feed(text)
+    assert "url(" not in text and "@import" not in text
     assert "\x1b" not in text and "\u202e" not in text
 
 

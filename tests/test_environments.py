@@ -1,0 +1,485 @@
+"Pages as text, actions, the contract, panels; then real pages in a real browser."
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import gymnasium
+import numpy as np
+import pytest
+
+from dreamgym import environments
+from dreamgym.environments import (
+    HELD_OUT_KINDS,
+    KINDS,
+    TRAINING_KINDS,
+    Action,
+    BatchOf,
+    Browser,
+    BrowserMissing,
+    Element,
+    InvalidAction,
+    MiniWobBatch,
+    MiniWobEnvironment,
+    PanelError,
+    StateError,
+    TextEnvironment,
+    check_action,
+    collect_trajectories,
+    find_browser,
+    install_browser,
+    load_panel,
+    make_panels,
+    make_task,
+    offline_data,
+    oracle_action,
+    panel_hash,
+    parse_action,
+    parse_state,
+    play_episodes,
+    quote,
+    render_state,
+    sample_trajectories,
+    start_tasks,
+    unquote,
+    wrong_action,
+)
+from dreamgym.runs import Run, Scale, data_folder
+from dreamgym.trajectories import END_STATE, FAILURE_STATE, DreamgymError, Task
+
+PAGE = "text Username\n[1] input ''\n[2] password 'x'\n[3] select 'a' of 'a' | 'it\\'s'\n[4] checkbox 'b' off\n[5] button 'Go'"
+browser_test = pytest.mark.browser
+
+
+# ---------------------------------------------------------------- pages as text
+
+
+def random_text(random) -> str:
+    letters = list("ab'\\[]|\"19() é中") + ["on", " of ", "text "]
+    return " ".join("".join(random.choice(letters, size=random.integers(0, 9))).split())
+
+
+def random_element(random, number: int) -> Element:
+    text = random_text(random)
+    match random.integers(4):
+        case 0:
+            return Element(None, "text", text or "x")
+        case 1:
+            return Element(number, "checkbox", text, on=bool(random.integers(2)))
+        case 2:
+            return Element(number, "select", text, options=tuple(random_text(random) for _ in range(1 + number % 4)))
+    return Element(number, "button", text)
+
+
+def test_a_page_can_be_read_back():
+    random = np.random.default_rng(0)
+    for _ in range(500):
+        elements = [random_element(random, number) for number in range(1, 2 + random.integers(8))]
+        assert parse_state(render_state(elements)) == elements
+    for state in (PAGE, ""):
+        assert render_state(parse_state(state)) == state
+
+
+def test_quotes_are_escaped_and_white_space_is_one_space():
+    for text in ("it's", "\\", "\\'", "''", "'", "a\\"):
+        assert unquote(quote(text)) == text
+    assert quote(" a\n\t b\u2028c ") == "'a b c'"
+
+
+@pytest.mark.parametrize("line", [
+    "Login", "text", "text ", "[1] button", "[1] button Go", "[1] button 'Go", "[1] button 'it's'", "[1]button 'a'",
+    "[a] button 'a'", "[12345] button 'a'", "[-1] button 'a'", "[١] button 'a'", "[1] Button 'a'", "[1] button 'a' ",
+    "[1] checkbox 'a' yes", "[1] select 'a' of", "[1] select 'a' of b", "[1] select 'a' of 'a' |", "goal: [1] a 'b'",
+    "[1] button 'a'\n\n[2] button 'b'", "[1] button 'a'\n[1] button 'b'", "<b>bold</b>",
+])
+def test_anything_else_is_no_page(line):
+    with pytest.raises(StateError):
+        parse_state(line)
+
+
+def test_the_two_special_pages_have_no_elements():
+    assert parse_state(END_STATE) == parse_state(FAILURE_STATE) == []
+
+
+# ---------------------------------------------------------------- actions
+
+
+def test_actions_are_parsed():
+    assert parse_action("click 12") == Action("click", 12)
+    assert parse_action("type 3 two  words '") == Action("type", 3, "two  words '")
+    assert parse_action("select 4 it's\n") == Action("select", 4, "it's")
+
+
+@pytest.mark.parametrize("text", [
+    "", "click", "click one", "click 1 2", "click  1", "Click 1", "click 12345", "click -1", "click 1.0", "click ١",
+    "type 1", "type 1 ", "type 1  x", "select 2", "press 1", "click 1\nclick 2", "type 1 a\nb", "click(1)", "[click 1]",
+])
+def test_anything_else_is_no_action(text):
+    with pytest.raises(InvalidAction) as error:
+        parse_action(text)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text, allowed", [
+    ("click 1", True), ("click 4", True), ("click 5", True), ("click 6", False), ("click 0", False),
+    ("type 1 a", True), ("type 2 a", True), ("type 4 a", False), ("type 5 a", False), ("type 3 a", False),
+    ("select 3 a", True), ("select 3 it's", True), ("select 3 b", False), ("select 1 a", False),
+])
+def test_the_page_decides_what_can_be_done(text, allowed):
+    if allowed:
+        assert check_action(parse_action(text), PAGE).id == int(text.split()[1])
+    else:
+        with pytest.raises(InvalidAction):
+            check_action(parse_action(text), PAGE)
+    with pytest.raises(InvalidAction):
+        check_action(parse_action(text), END_STATE)
+
+
+# ---------------------------------------------------------------- the contract
+
+
+class Counter(TextEnvironment):
+    "Click until the number of the seed is reached; a guest that does the least it may."
+
+    maximum_steps = 3
+
+    def reset(self, *, seed=None, options=None):
+        self.left = seed
+        return f"[1] button '{self.left}'", {}
+
+    def step(self, action):
+        check_action(parse_action(action), "[1] button 'x'")
+        self.left -= 1
+        return (END_STATE, 1, True, False, {}) if not self.left else (f"[1] button '{self.left}'", 0, False, False, {})
+
+
+def test_any_environment_can_be_batched():
+    environment = BatchOf(Counter)
+    tasks = environment.reset_batch([make_task("count", n) for n in (1, 2, 9, 5)])
+    assert [t.start_state for t in tasks] == ["[1] button '1'", "[1] button '2'", "[1] button '9'", "[1] button '5'"]
+    first = environment.step_batch(["click 1", "click 1", "click 1", "jump"])
+    assert first[0] == (END_STATE, 1.0, True, False, {}) and first[3][:4] == (FAILURE_STATE, 0.0, True, False)
+    assert "invalid" in first[3][4]
+    second = environment.step_batch([None, "click 1", "click 1", None])
+    assert second[0] is None and second[1][2] and second[2][2:4] == (False, False)
+    assert environment.step_batch([None, None, "click 1", None])[2][2:4] == (False, True), "cut at its own limit"
+    assert environment.transitions == 7 and environment.maximum_steps == 3
+    with pytest.raises(ValueError):
+        environment.step_batch(["click 1"])
+
+
+def test_play_episodes_records_any_environment():
+    tasks = [make_task("count", n) for n in (2, 9)]
+    solved, cut = play_episodes(BatchOf(Counter), tasks, lambda *_: "click 1", "test")
+    assert (solved.success, solved.truncated, len(solved), solved.source) == (True, False, 2, "test")
+    assert (cut.success, cut.truncated, len(cut), cut.real) == (False, True, 3, False)
+    none, stopped = play_episodes(BatchOf(Counter), tasks, lambda i, task, page, past: "click 1" if i and not past else None)
+    assert none is None and stopped.truncated and len(stopped) == 1
+
+
+def test_a_batch_is_told_what_is_wrong_before_a_browser_starts(monkeypatch):
+    monkeypatch.setattr(environments, "start_chrome", lambda: pytest.fail("a browser was started"))
+    with MiniWobBatch(browsers=1) as environment:
+        with pytest.raises(DreamgymError, match="reset first"):
+            environment.step_batch(["click 1"])
+        with pytest.raises(DreamgymError, match="invented and has no real page"):
+            environment.reset_batch([Task(id="login-user/1~a", kind="login-user", synthetic=True)])
+        for kind in ("no-such-task", "../miniwob/login-user", ""):
+            with pytest.raises(DreamgymError, match="has no task type"):
+                environment.reset_batch([Task(id="x", kind=kind)])
+    with pytest.raises(DreamgymError, match="Pass the task"):
+        MiniWobEnvironment().reset()
+
+
+def test_a_browser_that_never_starts_is_tried_three_times(monkeypatch):
+    from selenium.common.exceptions import WebDriverException
+
+    attempts = []
+
+    def broken():
+        attempts.append(1)
+        raise WebDriverException("cannot connect\nto chrome")
+
+    monkeypatch.setattr(environments, "start_chrome", broken)
+    with MiniWobBatch(browsers=1) as environment, pytest.raises(DreamgymError, match="three times") as error:
+        environment.reset_batch([make_task("login-user", 1)])
+    assert len(attempts) == 3 and "\n" not in str(error.value)
+
+
+def test_a_missing_browser_is_named_with_the_command_to_type(monkeypatch):
+    monkeypatch.setenv("DREAMGYM_BROWSER", "no-such-browser")
+    for look in (find_browser, lambda: MiniWobBatch(1).reset_batch([make_task("login-user", 1)])):
+        with pytest.raises(BrowserMissing, match="apt-get install -y chromium chromium-driver"):
+            look()
+    monkeypatch.setattr(environments.os, "geteuid", lambda: 1000)
+    with pytest.raises(BrowserMissing):
+        install_browser()
+    monkeypatch.setenv("DREAMGYM_BROWSER", sys.executable)
+    assert find_browser() == install_browser() == sys.executable
+
+
+def test_half_marks_are_no_success():
+    def read(raw, done=True):
+        return environments._read_report({"goal": "g", "done": done, "raw": raw, "rows": []})
+
+    assert [read(raw).success for raw in (1, 0.99, 0.5, 0, -1)] == [True, False, False, False, False]
+    assert read(1).state == END_STATE and read(0, done=False).state == ""
+
+
+# ---------------------------------------------------------------- panels and sample
+
+
+def test_panels_are_disjoint_and_held_out_kinds_are_tested_only():
+    panels = {name: load_panel(name) for name in ("train", "development", "test")}
+    ids = [task.id for tasks in panels.values() for task in tasks]
+    assert len(ids) == len(set(ids))
+    assert {t.kind for t in panels["train"]} == {t.kind for t in panels["development"]} == set(TRAINING_KINDS)
+    assert {t.kind for t in panels["test"]} == set(KINDS) and len(TRAINING_KINDS) >= 14 and len(HELD_OUT_KINDS) >= 2
+    for tasks in panels.values():
+        assert all(task == make_task(task.kind, task.seed) for task in tasks)
+
+
+def test_the_frozen_file_is_the_one_of_the_book():
+    assert json.loads((data_folder() / "panels.json").read_text()) == make_panels()
+    assert panel_hash() == make_panels()["sha256"] and len(panel_hash()) == 64
+
+
+def test_parts_of_a_panel():
+    tasks = load_panel("train", ["login-user", "enter-text"], 3, offset=10)
+    assert [t.id for t in tasks] == [f"{kind}/{n}" for kind in ("login-user", "enter-text") for n in (10, 11, 12)]
+    assert len(load_panel("test", ["login-user"], 10_000)) == 50
+    for name, kinds, says in (("exam", None, "No panel named"), ("train", HELD_OUT_KINDS, "no task type"),
+                              ("test", ["golf"], "no task type")):
+        with pytest.raises(PanelError, match=says):
+            load_panel(name, kinds)
+
+
+@pytest.mark.parametrize("damage", [
+    lambda text: text[:100], lambda text: text.replace("2050", "2049"), lambda text: "[]", lambda text: "{}",
+    lambda text: text.replace('"sha256": "', '"sha256": "0'), lambda text: "",
+])
+def test_a_changed_panel_file_is_noticed(tmp_path, monkeypatch, damage):
+    (tmp_path / "panels.json").write_text(damage((data_folder() / "panels.json").read_text()))
+    monkeypatch.setattr(environments, "data_folder", lambda: tmp_path)
+    for use in (panel_hash, lambda: load_panel("test")):
+        with pytest.raises(PanelError, match="panels.json .*restore it"):
+            use()
+    (tmp_path / "panels.json").unlink()
+    with pytest.raises(PanelError, match="restore it"):
+        panel_hash()
+
+
+def test_the_sample_covers_all_training_kinds_with_both_outcomes():
+    sample = sample_trajectories()
+    assert (data_folder() / "sample_trajectories.jsonl").stat().st_size <= 300_000
+    assert {t.task.kind for t in sample} == set(TRAINING_KINDS)
+    assert 0.35 < np.mean([t.success for t in sample]) < 0.65
+    train = {task.id for task in load_panel("train")}
+    assert all(t.task.id in train and t.real for t in sample)
+    for step in (s for t in sample for s in t.transitions):
+        assert render_state(parse_state(step.state)) == step.state and len(step.state) < 1000
+        if step.invalid:
+            assert step.next_state == FAILURE_STATE
+        else:
+            check_action(parse_action(step.action), step.state)
+
+
+def test_oracles_know_the_way_on_recorded_pages():
+    for t in sample_trajectories():
+        if t.source == "oracle":
+            past = [s.action for s in t.transitions]
+            for number, step in enumerate(t.transitions):
+                assert oracle_action(t.task.kind, t.task.goal, step.state, past[:number]) == step.action
+
+
+def test_a_wrong_action_is_possible_and_wrong():
+    random = np.random.default_rng(0)
+    for t in sample_trajectories():
+        if t.source == "oracle":
+            for step in t.transitions:
+                for _ in range(5):
+                    wrong = wrong_action(step.action, t.task, step.state, random)
+                    check_action(parse_action(wrong), step.state)
+                    only_one = sum(e.id is not None for e in parse_state(step.state)) == 1  # nothing else to click
+                    assert only_one or wrong != step.action, (t.task.id, step.action)
+
+
+def test_a_damaged_list_of_first_pages_is_named(quick_run):
+    (quick_run.path / "starts.jsonl").write_text('{"id": "a"}\n{"id')
+    with pytest.raises(DreamgymError, match="starts.jsonl is damaged; delete it"):
+        start_tasks(quick_run)
+
+
+# ---------------------------------------------------------------- real pages
+
+
+@pytest.fixture(scope="module")
+def real():
+    "Two browsers for all tests of this file."
+    with MiniWobBatch(browsers=2) as environment:
+        yield environment
+
+
+def oracle(i, task, page, past):
+    return oracle_action(task.kind, task.goal, page, past)
+
+
+@browser_test
+def test_every_oracle_solves_nine_of_ten(real):
+    episodes = play_episodes(real, [make_task(kind, 3000 + n) for kind in KINDS for n in range(10)], oracle)
+    solved = {kind: sum(t.success for t in episodes if t.task.kind == kind) for kind in KINDS}
+    assert {kind: n for kind, n in solved.items() if n < 9} == {}
+    assert real.mismatches == 0
+
+
+@browser_test
+def test_recorded_episodes_happen_again(real):
+    "The committed sample, step by step: pages depend on the seed and the actions alone, on every machine."
+    sample = [t for t in sample_trajectories() if t.task.seed == 0]
+    plans = [[s.action for s in t.transitions] for t in sample]
+    again = play_episodes(real, [make_task(t.task.kind, t.task.seed) for t in sample],
+                          lambda i, task, page, past: plans[i][len(past)] if len(past) < len(plans[i]) else None)
+    different = [old.task.id for old, new in zip(sample, again, strict=True)
+                 if (old.task, old.transitions) != (new.task, new.transitions)]
+    assert different == [] and real.mismatches == 0
+
+
+@browser_test
+def test_a_slow_agent_scores_what_a_quick_one_does(real):
+    "MiniWoB++ ends an episode after ten seconds and pays less every second; here nobody is hurried."
+    tasks = [make_task(kind, n) for kind in ("click-option", "enter-text", "click-dialog-2") for n in (1, 2)]
+
+    def slow(i, task, page, past):
+        time.sleep(11 if i == 0 and not past else 0)
+        return oracle(i, task, page, past)
+
+    outcomes = [[(t.success, t.total_reward) for t in play_episodes(real, tasks, agent)] for agent in (oracle, slow)]
+    assert outcomes[0] == outcomes[1] == [(True, 1.0)] * len(tasks)
+
+
+@browser_test
+def test_a_killed_browser_is_replaced_and_its_episode_repeated(real):
+    tasks = real.reset_batch([make_task("login-user", n) for n in (1, 2)])
+    before, starts = real.transitions, [b.starts for b in real.browsers]
+    pages = [task.start_state for task in tasks]
+    for step in range(3):
+        if step == 1:
+            os.kill(real.browsers[0].driver.capabilities["goog:processID"], signal.SIGKILL)
+        if step == 2:
+            real.browsers[1].driver.service.process.kill()
+        results = real.step_batch([oracle_action(t.kind, t.goal, page) for t, page in zip(tasks, pages, strict=True)])
+        pages = [result[0] for result in results]
+    assert [result[:3] for result in results] == [(END_STATE, 1.0, True)] * 2
+    assert real.transitions - before == 6, "repeated steps are no new experience"
+    assert [b.starts for b in real.browsers] == [n + 1 for n in starts] and real.mismatches == 0
+
+
+@browser_test
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks for processes in /proc")
+def test_no_browser_outlives_its_python(tmp_path):
+    program = ("import os, signal\nfrom dreamgym.environments import Browser, make_task\n"
+               "b = Browser()\nb.start(make_task('click-link', 1))\n"
+               "print(b.driver.profile, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    profile = done.stdout.strip()
+    assert done.returncode == -signal.SIGKILL and profile
+
+    def alive() -> list[str]:
+        found = []
+        for number in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{number}/cmdline") as file:
+                    found += [number] if profile in file.read() else []
+            except OSError:
+                pass
+        return found
+
+    deadline = time.monotonic() + 15
+    while (alive() or os.path.exists(profile)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert alive() == [] and not os.path.exists(profile)
+
+
+@browser_test
+def test_typing_replaces_and_strange_text_survives(real):
+    real.reset_batch([make_task("enter-text", 3)])
+    for text in ("Ada", "it's \"quoted\" \\ [1] | é 中", "<b>&amp;</b>"):
+        state = real.step_batch([f"type 1 {text}"])[0][0]
+        assert parse_state(state)[0] == Element(1, "input", text)
+
+
+@browser_test
+def test_invalid_actions_end_on_the_error_page(real):
+    actions = ["click 99", "type 3 x", "select 1 x", "hello", ""]
+    real.reset_batch([make_task("login-user", 3)] * len(actions))
+    results = real.step_batch(actions)
+    assert all(r[:4] == (FAILURE_STATE, 0.0, True, False) and r[4]["invalid"] for r in results)
+    after = real.step_batch(["click 1", *[None] * (len(actions) - 1)])
+    assert after[0][0] == FAILURE_STATE and after[1:] == [None] * (len(actions) - 1), "nothing follows the error page"
+
+
+@browser_test
+def test_half_a_form_fails_on_a_real_page(real):
+    task = real.reset_batch([make_task("click-checkboxes", 3)])[0]
+    boxes = [e for e in parse_state(task.start_state) if e.tag == "checkbox"]
+    wanted = [e for e in boxes if e.text in task.goal]
+    for element in wanted[:-1]:
+        real.step_batch([f"click {element.id}"])
+    assert real.step_batch([f"click {boxes[-1].id + 1}"])[0][:3] == (END_STATE, 0.0, True)
+
+
+@browser_test
+def test_one_episode_as_gymnasium_knows_it():
+    environment = MiniWobEnvironment(maximum_steps=2)
+    assert isinstance(environment, gymnasium.Env)
+    try:
+        state, info = environment.reset(options={"task": make_task("enter-text", 3)})
+        assert info["task"].start_state == state and "Myron" in info["task"].goal
+        assert environment.reset(seed=3, options={"task": make_task("enter-text", 9)})[0:1] == (state,)
+        assert environment.step("type 1 Myron")[1:4] == (0.0, False, False)
+        assert environment.step("click 2")[:4] == (END_STATE, 1.0, True, False)
+        environment.reset(options={"task": make_task("enter-text", 3)})
+        assert [environment.step("click 1")[3] for _ in range(2)] == [False, True], "cut at the limit"
+    finally:
+        environment.close()
+
+
+@browser_test
+def test_other_task_types_of_the_benchmark_can_be_read():
+    browser = Browser()
+    try:
+        for kind in ("email-inbox", "use-autocomplete", "order-food", "unicode-test", "form-sequence-3", "book-flight"):
+            report = browser.start(make_task(kind, 1))
+            assert report.goal and not report.done and render_state(parse_state(report.state)) == report.state
+            assert report == browser.start(make_task(kind, 1)), kind
+    finally:
+        browser.close()
+
+
+@browser_test
+def test_collecting_is_balanced_and_repeatable(real):
+    tasks = load_panel("train", ["click-option", "login-user", "enter-text"], 3)
+    watched = []
+    first = collect_trajectories(real, tasks, branches=3, seed=1, watch=lambda *count: watched.append(count))
+    assert first == collect_trajectories(real, tasks, branches=3, seed=1)
+    assert first != collect_trajectories(real, tasks, branches=3, seed=2)
+    assert len(first) == 36 and watched[-1] == (36, 36)
+    assert all(t.success for t in first if t.source == "oracle")
+    assert 0.3 < np.mean([t.success for t in first]) < 0.7
+    assert np.mean([t.truncated for t in first]) < 0.1, "nearly every episode has an ending"
+
+
+@browser_test
+def test_the_offline_stage_is_built_once(tmp_path):
+    scale = Scale.named("quick", kinds=("click-button",), offline_seeds_per_kind=2, start_seeds_per_kind=2, branches=1,
+                        browsers=1)
+    run = Run.open(tmp_path / "run", scale, 0)
+    path = offline_data(run)
+    starts = start_tasks(run)
+    stamp = path.stat().st_mtime_ns
+    assert offline_data(run) == path and path.stat().st_mtime_ns == stamp and start_tasks(run) == starts
+    assert [t.id for t in starts] == ["click-button/2", "click-button/3"] and all(t.goal and t.start_state for t in starts)
+    assert run.metrics()["offline"]["trajectories"] == 4
