@@ -43,7 +43,7 @@ from rich.text import Text
 from .runs import Run, RunBusy, Scale, _runs_folder, cache_folder, notebooks_folder
 from .trajectories import DreamgymError, atomic_write_json
 
-# %% ../nbs/91_command_line.ipynb #6e0655e6
+# %% ../nbs/91_command_line.ipynb #2e6a9a17
 def explain(
     error: BaseException,
 ) -> tuple[str, int]:  # a sentence and the exit code
@@ -58,8 +58,8 @@ def explain(
         return str(error), 1
     if isinstance(error, OSError) and error.errno in (28, 122):
         return "The disk is full: free some space and run the same command again.", 1
-    return (f"Unexpected {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}; "
-            "set DREAMGYM_DEBUG=1 to see where."), 1
+    message = next(iter(str(error).strip().splitlines()), "no message")
+    return f"Unexpected {type(error).__name__}: {message}; set DREAMGYM_DEBUG=1 to see where.", 1
 
 # %% ../nbs/91_command_line.ipynb #32faac5e
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False,
@@ -153,7 +153,7 @@ def is_executed(source: str) -> bool:
     found = directives(source)
     return found.get("eval", "").lower() != "false" and not {"notest", "gpu"} & set(found)
 
-# %% ../nbs/91_command_line.ipynb #1625e145
+# %% ../nbs/91_command_line.ipynb #e1f15001
 def runnable(
     path: Path,  # a chapter
 ):  # a notebook node for papermill
@@ -170,7 +170,8 @@ def runnable(
                 cell.cell_type, cell.source = "markdown", f"Not executed here:\n```python\n{cell.source}\n```"
                 del cell["outputs"], cell["execution_count"]
     except Exception as error:  # nbformat raises errors of many classes for files that are no notebooks
-        raise DreamgymError(f"The chapter {path.name} cannot be read ({type(error).__name__}); install dreamgym again.") from error
+        reason = type(error).__name__
+        raise DreamgymError(f"The chapter {path.name} cannot be read ({reason}); install dreamgym again.") from error
     return notebook
 
 
@@ -314,25 +315,29 @@ def is_done(run: Run, source: Path) -> bool:
         return False
     return all((run.path / name).exists() for name in (f"notebooks/{source.name}", *row["stages"]))
 
-# %% ../nbs/91_command_line.ipynb #81836e2a
-_WEIGHTS = {"02": 70, "03": 25, "05": 170, "06": 25, "07": 20, "08": 95, "09": 190, "10": 20, "11": 150, "12": 110,
-            "90": 30, "91": 30, "in": 15}  # seconds at scale quick on two cores; others take about 8
+# %% ../nbs/91_command_line.ipynb #63e816d4
+_WEIGHTS = {"02": 70, "03": 25, "05": 170, "06": 25, "07": 20, "08": 95, "09": 190, "10": 20, "11": 150, "12": 110}
+_GROWTH = {"quick": 1.0, "cpu": 5.0, "gpu": 30.0, "paper": 500.0}  # of the chapters above; the others take about 10
 
 
-def weight(chapter: str) -> float:
-    "How long a chapter takes, compared with the others."
-    return float(_WEIGHTS.get(chapter[:2], 8))
+def weight(
+    chapter: str,  # for example "05_experience_model"
+    scale: str = "quick",
+) -> float:
+    "About how many seconds a chapter takes on two cores."
+    return _WEIGHTS[chapter[:2]] * _GROWTH.get(scale, 1.0) if chapter[:2] in _WEIGHTS else 10.0
 
 
 def seconds_left(
     waiting: Sequence[str],  # chapters to do, the current one first
     finished: dict[str, float],  # chapters executed so far -> seconds
     elapsed: float,  # seconds in the current chapter
+    scale: str = "quick",
 ) -> float:
     "The weights of what is left, corrected by the pace so far."
-    known = sum(map(weight, finished))
-    pace = sum(finished.values()) / known if known >= 8 else 1.0
-    times = [pace * weight(name) for name in waiting]
+    known = sum(weight(name, scale) for name in finished)
+    pace = sum(finished.values()) / known if known >= 10 else 1.0
+    times = [pace * weight(name, scale) for name in waiting]
     return max(0.0, times[0] - elapsed) + sum(times[1:]) if times else 0.0
 
 
@@ -340,7 +345,7 @@ def clock(seconds: float) -> str:
     "Minutes and seconds."
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
-# %% ../nbs/91_command_line.ipynb #acf66f17
+# %% ../nbs/91_command_line.ipynb #4a3edd9f
 class Display:
     "Shows how far a run is: live on a terminal, one line a chapter elsewhere."
 
@@ -361,8 +366,10 @@ class Display:
 
     def __rich__(self):
         now, place = time.monotonic(), self.names.index(self.current)
-        left = seconds_left(self.names[place:], self.finished, now - self.started)
-        bar = ProgressBar(total=sum(map(weight, self.names)), completed=sum(map(weight, self.names[:place])), width=40)
+        size = self.run.scale.name
+        left = seconds_left(self.names[place:], self.finished, now - self.started, size)
+        bar = ProgressBar(total=sum(weight(n, size) for n in self.names),
+                          completed=sum(weight(n, size) for n in self.names[:place]), width=40)
         line = Table.grid(padding=(0, 1))
         line.add_row(bar, Text(f"elapsed {clock(now - self.begun)}, about {clock(left)} left"))
         return Group(Text(f"chapter {place + 1} of {len(self.names)}  {self.current}", style="bold"),

@@ -249,17 +249,25 @@ class BatchOf(BatchEnvironment):
         for environment in self.slots:
             environment.close()
 
-# %% ../nbs/02_environments.ipynb #8c840c65
+# %% ../nbs/02_environments.ipynb #a8d8b638
 def invalid_result(error: Exception) -> StepResult:
     "What follows an invalid action, everywhere: the error page, no reward, the end."
     return FAILURE_STATE, 0.0, True, False, {"invalid": str(error)}
 
 
+def _check_count(actions: Sequence[str | None], episodes: int) -> None:
+    "One action per episode, not more, not fewer."
+    if len(actions) != episodes:
+        counts = f"{len(actions)} actions for {episodes} episodes"
+        raise DreamgymError(f"{counts}: reset first, then give one action each.")
+
+# %% ../nbs/02_environments.ipynb #3ec70d05
 @patch
 def step_batch(self: BatchOf, actions: Sequence[str | None]) -> list[StepResult | None]:
     "One action per episode, None for those that have ended."
+    _check_count(actions, len(self.steps))
     results: list[StepResult | None] = []
-    for index, action in zip(range(len(self.steps)), actions, strict=True):
+    for index, action in enumerate(actions):
         if action is None:
             results.append(None)
             continue
@@ -535,13 +543,11 @@ def _step_one(self: MiniWobBatch, slot: int, index: int, action: Action) -> Step
     truncated = not report.done and len(episode.actions) >= self.maximum_steps
     return report.state, float(report.done and report.success), report.done, truncated, {}
 
-# %% ../nbs/02_environments.ipynb #aeaf4743
+# %% ../nbs/02_environments.ipynb #07c7f695
 @patch
 def step_batch(self: MiniWobBatch, actions: Sequence[str | None]) -> list[StepResult | None]:
     "One action per episode (None for ended ones); invalid actions end their episode without a browser."
-    if len(actions) != len(self.episodes):
-        counts = f"{len(actions)} actions for {len(self.episodes)} episodes"
-        raise DreamgymError(f"{counts}: reset first, then give one action each.")
+    _check_count(actions, len(self.episodes))
     results: list[StepResult | None] = [None] * len(actions)
     valid: dict[int, Action] = {}
     for index, text in enumerate(actions):

@@ -234,9 +234,10 @@ def test_only_cells_that_nbdev_would_execute(tmp_path):
 
 def test_time_left():
     assert seconds_left([], {}, 5.0) == 0.0
-    assert seconds_left(["00_trajectories", "01_runs"], {}, 3.0) == 13.0
+    assert seconds_left(["00_trajectories", "01_runs"], {}, 3.0) == 17.0
     assert seconds_left(["00_trajectories"], {}, 999.0) == 0.0
-    assert seconds_left(["00_trajectories"], {"01_runs": 80.0}, 0.0) == 80.0
+    assert seconds_left(["00_trajectories"], {"01_runs": 100.0}, 0.0) == 100.0
+    assert seconds_left(["05_experience_model"], {}, 0.0, "cpu") > 3 * seconds_left(["05_experience_model"], {}, 0.0)
 
 
 def test_reproduce_runs_skips_and_repeats(in_book, tmp_path, capsys):

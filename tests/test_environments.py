@@ -167,8 +167,10 @@ def test_any_environment_can_be_batched():
     assert second[0] is None and second[1][2] and second[2][2:4] == (False, False)
     assert environment.step_batch([None, None, "click 1", None])[2][2:4] == (False, True), "cut at its own limit"
     assert environment.transitions == 7 and environment.maximum_steps == 3
-    with pytest.raises(ValueError):
-        environment.step_batch(["click 1"])
+    for actions in ([], ["click 1"], ["click 1"] * 5):
+        with pytest.raises(DreamgymError, match=f"{len(actions)} actions for 4 episodes: reset first"):
+            environment.step_batch(actions)
+    assert environment.transitions == 7
 
 
 def test_play_episodes_records_any_environment():
