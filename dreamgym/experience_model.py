@@ -370,8 +370,10 @@ def fit(
     examples = [self.example(s, outcome_weight, reasoning=random.random() < 0.9) for s in steps]
     lengths = [len(e.prompt) + len(e.completion) for e in examples]
     left = budget // epochs - sum(len(e.prompt) + len(e.completion) for e in extra)
-    chosen = [examples[i] for i in choose_steps(steps, lengths, left, seed)] + list(extra)
-    losses = self.model.train_supervised(chosen, epochs, learning_rate, 768, seed=seed, watch=watch)
+    chosen = choose_steps(steps, lengths, left, seed)
+    pages = [(steps[i].query.task.id, steps[i].query.state) for i in chosen] + list(range(len(extra)))
+    chosen = [examples[i] for i in chosen] + list(extra)
+    losses = self.model.train_supervised(chosen, epochs, learning_rate, 768, seed=seed, watch=watch, groups=pages)
     self.forget()
     return losses
 

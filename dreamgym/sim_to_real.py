@@ -20,7 +20,7 @@ import numpy as np
 from .curriculum import balanced
 from .environments import MiniWobBatch, start_tasks
 from .evaluation import evaluation
-from .policy_optimization import GRPO
+from .policy_optimization import Learner
 from .rollouts import Rollout, collect_rollouts, new_agent, warm_start
 from .runs import Run, derive_seed
 from dreamgym.training_loop import (
@@ -68,7 +68,8 @@ def sim_to_real(run: Run) -> Path:  # folder of the adapter
 
     def make(path: Path) -> None:
         agent = new_agent(run, before)
-        state = LoopState(agent, GRPO(agent.model, settings_of(run.scale)), None)
+        state = LoopState(agent, Learner(agent.model, settings_of(run.scale)), None)
+        state.learner.load(before.parent, moments=False)  # PPO keeps its critic
         seed = derive_seed(run.seed, "transfer")
         tasks = balanced(start_tasks(run), 10_000, np.random.default_rng(seed))
         with MiniWobBatch(run.scale.browsers, run.scale.maximum_steps) as environment:

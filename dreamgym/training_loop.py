@@ -16,15 +16,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from fastcore.basics import patch
-from safetensors.torch import load_file, save_file
 
-from .curriculum import Judged, choose_seed_tasks, judge_variations, mix_tasks, task_values
+from dreamgym.curriculum import (
+    Judged,
+    choose_seed_tasks,
+    cluster_groups,
+    cluster_values,
+    judge_variations,
+    mix_tasks,
+    task_values,
+)
 from .environments import BatchEnvironment, MiniWobBatch, parse_state, start_tasks
 from .evaluation import development_tasks, first_gate, measure_fidelity, summarise
 from .experience_model import DreamBatch, ExperienceModel, Query
-from .policy_optimization import GRPO, GRPOSettings
+from .policy_optimization import Learner, LearnerSettings
 from .replay_buffer import ReplayBuffer, grounded_model
 from .rollouts import Agent, Rollout, collect_rollouts, new_agent, warm_start
 from .runs import Run, Scale, derive_seed
@@ -58,18 +64,14 @@ class LoopState:
     "Everything that one iteration hands to the next."
 
     agent: Agent
-    learner: GRPO
+    learner: Learner
     buffer: ReplayBuffer | None  # None when training on real pages
     invented: list[Task] = field(default_factory=list)  # accepted variations
 
     def save(self, folder: Path) -> None:
-        "Write agent, optimiser, buffer and invented tasks."
+        "Write agent, learner, buffer and invented tasks."
         self.agent.model.save_adapter(folder / "agent")
-        moments = {}
-        for number, parameter in enumerate(self.agent.model.parameters()):
-            for name, value in self.learner.optimizer.state.get(parameter, {}).items():
-                moments[f"{number}.{name}"] = value
-        save_file(moments, folder / "optimizer.safetensors")
+        self.learner.save(folder)  # the optimiser's moments and PPO's critic
         if self.buffer is not None:
             self.buffer.save(folder / "buffer")
         (folder / "invented.jsonl").write_text("".join(t.model_dump_json() + "\n" for t in self.invented))
@@ -77,27 +79,23 @@ class LoopState:
     def load(self, folder: Path) -> None:
         "The inverse of `save`, into the same objects."
         self.agent.model.load_adapter(folder / "agent")
-        moments = load_file(folder / "optimizer.safetensors")
-        for number, parameter in enumerate(self.agent.model.parameters()):
-            values = {k.partition(".")[2]: v for k, v in moments.items() if k.partition(".")[0] == str(number)}
-            if values:
-                self.learner.optimizer.state[parameter] = values
+        self.learner.load(folder)
         if self.buffer is not None:
             self.buffer = ReplayBuffer.load(folder / "buffer", self.buffer.embedder, self.buffer.k)
         lines = (folder / "invented.jsonl").read_text().splitlines()
         self.invented = [Task.model_validate_json(line) for line in lines]
 
 # %% ../nbs/11_training_loop.ipynb #ef7ad615
-def settings_of(scale: Scale) -> GRPOSettings:
+def settings_of(scale: Scale) -> LearnerSettings:
     "The update's numbers at a scale."
-    return GRPOSettings(scale.policy_learning_rate, kl_weight=scale.kl_weight, temperature=scale.temperature,
-                        minibatches=scale.minibatches)
+    return LearnerSettings.named(scale.algorithm, learning_rate=scale.policy_learning_rate, kl_weight=scale.kl_weight,
+                                 temperature=scale.temperature, minibatches=scale.minibatches)
 
 
 def first_state(run: Run, buffer: ReplayBuffer | None) -> LoopState:
     "The warm-started agent with a fresh optimiser."
     agent = new_agent(run, warm_start(run))
-    return LoopState(agent, GRPO(agent.model, settings_of(run.scale)), buffer)
+    return LoopState(agent, Learner(agent.model, settings_of(run.scale)), buffer)
 
 # %% ../nbs/11_training_loop.ipynb #6d86484c
 @dataclass
@@ -121,13 +119,17 @@ def invent_tasks(
     model: ExperienceModel,
     tasks: Sequence[Task],  # of this iteration
     rollouts: Sequence[Rollout],  # their rollouts
-    scale: Scale,  # variations, value_threshold
+    scale: Scale,  # algorithm, variations, value_threshold
     seed: int,
+    embed: Callable[[Sequence[str]], np.ndarray] | None = None,  # for PPO, whose tasks are grouped by their goals
 ) -> list[Judged]:
     "Vary the tasks whose rewards vary most, and judge what comes out."
-    by_id = {task.id: task for task in tasks}
-    values = task_values([(r.trajectory.task.id, r.reward) for r in rollouts])
-    seeds = choose_seed_tasks(values, max(1, len(tasks) // 4), scale.value_threshold)
+    by_id, rewards = {task.id: task for task in tasks}, [(r.trajectory.task.id, r.reward) for r in rollouts]
+    values, size = task_values(rewards), max(1, len(tasks) // 4)
+    if scale.algorithm == "ppo" and embed:
+        groups = cluster_groups(embed([task.goal for task in tasks]), size, seed)
+        values = cluster_values(rewards, dict(zip((task.id for task in tasks), groups, strict=True)))
+    seeds = choose_seed_tasks(values, size, scale.value_threshold)
     parents = [by_id[name] for name in seeds for _ in range(scale.variations)]
     if not parents:
         return []
@@ -156,7 +158,7 @@ def run_iteration(
         metrics["buffer_added"] = float(state.buffer.enrich(groups))
         solved = {group[0].task.id for group in groups if all(t.success for t in group)}
         metrics["buffer_pruned"] = float(state.buffer.prune(solved))
-        result.judged = invent_tasks(environment.model, tasks, rollouts, scale, seed)
+        result.judged = invent_tasks(environment.model, tasks, rollouts, scale, seed, state.buffer.embedder.embed)
         state.invented = [j.task for j in result.judged if not j.problem] + state.invented
         metrics["tasks_accepted"] = float(sum(not j.problem for j in result.judged))
         metrics["tasks_rejected"] = float(len(result.judged) - metrics["tasks_accepted"])
