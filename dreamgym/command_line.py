@@ -403,8 +403,9 @@ def kernel_variables(
     scale: Scale,
 ) -> dict[str, str]:
     "Environment variables for the kernels; what the user has set is kept."
-    wanted = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(os.cpu_count() or 1), "TQDM_DISABLE": "1",
-              "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
+    wanted = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000",  # idle threads spin for microseconds, then sleep
+              "OMP_NUM_THREADS": str(os.cpu_count() or 1), "TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error",
+              "TOKENIZERS_PARALLELISM": "false"}
     if scale.name in ("quick", "cpu"):
         wanted["HF_HUB_OFFLINE"] = "1"
     return {name: value for name, value in wanted.items() if name not in os.environ}

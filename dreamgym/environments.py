@@ -8,10 +8,10 @@ Docs: https://dreamgym.github.io/dreamgym/environments.html.md"""
 __all__ = ['StepResult', 'INSTALL_COMMAND', 'TRAINING_KINDS', 'HELD_OUT_KINDS', 'KINDS', 'Element', 'quote', 'unquote',
            'render_element', 'render_state', 'StateError', 'parse_element', 'parse_state', 'InvalidAction', 'Action',
            'parse_action', 'check_action', 'TextEnvironment', 'make_task', 'task_of', 'BatchEnvironment', 'BatchOf',
-           'invalid_result', 'BrowserMissing', 'find_browser', 'install_browser', 'start_chrome', 'PageReport',
-           'Browser', 'MiniWobBatch', 'MiniWobEnvironment', 'goal_fields', 'oracle_action', 'play_episodes',
-           'wrong_action', 'collect_trajectories', 'PanelError', 'make_panels', 'panel_hash', 'load_panel',
-           'offline_data', 'start_tasks', 'sample_trajectories']
+           'invalid_result', 'BrowserMissing', 'find_browser', 'install_browser', 'start_chrome', 'quit_chrome',
+           'PageReport', 'Browser', 'MiniWobBatch', 'MiniWobEnvironment', 'goal_fields', 'oracle_action',
+           'play_episodes', 'wrong_action', 'collect_trajectories', 'PanelError', 'make_panels', 'panel_hash',
+           'load_panel', 'offline_data', 'start_tasks', 'sample_trajectories']
 
 # %% ../nbs/02_environments.ipynb #61cc5c6d
 import json
@@ -365,6 +365,13 @@ def _guard(driver, profile: str) -> subprocess.Popen:
     arguments = ["/bin/sh", "-c", _GUARD, "guard", profile, *map(str, numbers)]
     quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return subprocess.Popen(arguments, stdin=subprocess.PIPE, start_new_session=True, **quiet)
+
+
+def quit_chrome(driver) -> None:
+    "End a browser from `start_chrome`, also one that is dead or half dead, and delete its profile."
+    driver.quit()
+    driver.guard.stdin.close()
+    driver.guard.wait(30)
 
 # %% ../nbs/02_environments.ipynb #d7efccfc
 def _page_script() -> str:

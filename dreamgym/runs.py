@@ -370,7 +370,7 @@ _BOXES = {  # name: (x, y, label)
     "environments": (10, 20, "real pages"), "trajectories": (10, 100, "trajectories"),
     "cot_annotation": (170, 100, "annotation"), "experience_model": (330, 60, "experience model"),
     "replay_buffer": (330, 140, "replay buffer"), "curriculum": (490, 140, "curriculum"),
-    "rollouts": (490, 60, "rollouts"), "policy_optimization": (650, 60, "GRPO update"),
+    "rollouts": (490, 60, "rollouts"), "policy_optimization": (650, 60, "policy update"),
     "language_model": (650, 140, "language model"), "evaluation": (650, 0, "evaluation"),
     "sim_to_real": (330, 0, "sim-to-real"),
     "runs": (10, 196, "runs: one scale, one seed, one directory, stages that resume"),
