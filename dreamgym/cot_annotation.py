@@ -109,15 +109,16 @@ def describe_action(
 def compare_texts(
     named: Sequence[str],  # what the task names
     held: Sequence[str],  # what the page holds
-) -> str:  # "complete", or what is missing or too much
-    "Hold the page against the task, in words."
-    missing = [text for text in named if text not in held]
-    extra = [text for text in held if text not in named]
-    if missing or extra:
-        parts = ["missing " + ", ".join(missing)] if missing else []
-        return "; ".join(parts + (["extra " + ", ".join(extra)] if extra else []))
+) -> str:  # pair by pair with "yes" or "no", then what is too much, then "complete" or "not complete"
+    "Hold the page against the task: each named text beside its counterpart, so that a small model can compare them."
+    rest = [text for text in held if text not in named]
+    pairs = [(name, name if name in held else rest.pop(0) if rest else "nothing") for name in named]
+    parts = [f"{have} for {name} {'yes' if have == name else 'no'}" for name, have in pairs]
     order = [text for text in held if text in named]
-    return "complete" if order == sorted(order, key=list(named).index) else "wrong order"
+    sorted_right = order == sorted(order, key=list(named).index)
+    good = not rest and all(have == name for name, have in pairs) and sorted_right
+    parts += [f"extra {text}" for text in rest] + ([] if sorted_right else ["wrong order"])
+    return ", ".join(parts + ["complete" if good else "not complete"])
 
 
 def _effect(transition: Transition) -> str:
@@ -145,7 +146,7 @@ def _comparison(task: Task, transition: Transition) -> str:
     buttons = {e.text for e in elements if e.id is not None and e.tag not in _HOLDERS}
     named = [text for text in named_texts(task.goal, transition.state) if text not in buttons]
     held = held_texts(transition.state)
-    return f"Page holds {', '.join(held) or 'nothing'}: {compare_texts(named, held)}."
+    return f"Page holds {compare_texts(named, held)}." if named or held else ""
 
 
 def explain_transition(

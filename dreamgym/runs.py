@@ -73,7 +73,7 @@ class Scale:
     group_size: int = size(8, "rollouts per task", elsewhere="verl-agent's scripts: 8")
     policy_learning_rate: float = size(1e-4, "per step", elsewhere="verl-agent's scripts: 1e-6, no LoRA")
     minibatches: int = size(2, "optimiser steps per batch of rollouts")
-    kl_weight: float = size(0.02, "weight of the KL term towards the warm start")
+    kl_weight: float = size(0.0, "weight of the KL term towards the warm start")
     temperature: float = size(1.0, "softmax temperature of rollouts")
     variations: int = size(3, "variations per seed task (m)", elsewhere="an introduction: 5")
     synthetic_share: float = size(0.2, "share (λ)", "λ bounds the share", elsewhere="an introduction: 0.2")
