@@ -69,7 +69,7 @@ def sim_to_real(run: Run) -> Path:  # folder of the adapter
     def make(path: Path) -> None:
         agent = new_agent(run, before)
         state = LoopState(agent, Learner(agent.model, settings_of(run.scale)), None)
-        state.learner.load(before.parent, moments=False)  # PPO keeps its critic
+        state.learner.load(before.parent)  # Adam's moments, and PPO's critic
         seed = derive_seed(run.seed, "transfer")
         tasks = balanced(start_tasks(run), 10_000, np.random.default_rng(seed))
         with MiniWobBatch(run.scale.browsers, run.scale.maximum_steps) as environment:
