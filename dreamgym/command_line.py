@@ -9,7 +9,7 @@ __all__ = ['app', 'explain', 'run_command', 'main', 'chapter_paths', 'choose_cha
            'source_hash', 'ChapterFailed', 'execute_chapter', 'chapter_rows', 'record_chapter', 'is_done', 'weight',
            'seconds_left', 'clock', 'Display', 'kernel_variables', 'reproducing', 'run_chapters', 'prepare',
            'reproduce', 'Check', 'all_checks', 'doctor', 'check_adapter', 'evaluate', 'dream_panel', 'play_dream',
-           'dream', 'report', 'run_tests']
+           'dream', 'bench', 'report', 'run_tests']
 
 # %% ../nbs/91_command_line.ipynb #67dd2d30
 import contextlib
@@ -835,6 +835,37 @@ def dream(
 
         environment = DreamEnvironment(grounded_model(opened)[0], opened.scale.maximum_steps)
     play_dream(environment, task, console)
+
+# %% ../nbs/91_command_line.ipynb #b3e4a7c2
+@app.command()
+def bench(
+    only: Annotated[str, typer.Option(help="Names separated by commas, for example training,sampling.")] = "",
+    repeats: Annotated[int, typer.Option(help="Rounds that count.", min=1)] = 3,
+    scale: Annotated[str, typer.Option(help="quick, cpu, gpu or paper: which model.")] = "",
+    output: Annotated[str, typer.Option(help="Folder for rows.csv.")] = "results/benchmarks",
+    seconds: Annotated[float, typer.Option(help="For everything together, about.", min=10.0)] = 900.0,
+    run: Annotated[str, typer.Option(help="Run directory whose trained models are used; default: untrained.")] = "",
+) -> None:
+    "Measure speed as ratios: against TRL, transformers, a real browser, and this machine's own limit."
+    sizes = Scale.named(scale)
+    opened = _existing_run(run).path if run else ""
+    options = dict(only=only, repeats=repeats, scale=scale, seconds=seconds, run=_short(opened) if run else "")
+    defaults = dict(repeats=3, seconds=900.0)
+    words = [f"--{name} {value:g}" if isinstance(value, float) else f"--{name} {value}"
+             for name, value in options.items() if value and value != defaults.get(name)]
+    with _environment(kernel_variables(sizes)):
+        from dreamgym import benchmarks
+        from dreamgym.language_model import choose_placement
+
+        names = benchmarks.choose_benchmarks(only)
+        settings = benchmarks.bench_settings(sizes.name, str(opened), repeats)
+        where = benchmarks.origin(choose_placement(), " ".join(["dreamgym bench", *words]))
+        typer.echo(", ".join(f"{name} {where[name]}" for name in ("processor", "cores", "threads", "dtype")))
+        for rows in benchmarks.run_benchmarks(names, settings, seconds):
+            typer.echo(f"\n{benchmarks.BENCHMARKS[rows[0].benchmark].question}")
+            typer.echo("\n".join(f"  {benchmarks.row_line(row)}" for row in rows))
+            benchmarks.save_rows(rows, Path(output) / "rows.csv", where)
+    typer.echo(f"\n{_short(Path(output) / 'rows.csv')}")
 
 # %% ../nbs/91_command_line.ipynb #0640f0ce
 @app.command()

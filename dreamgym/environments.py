@@ -235,19 +235,35 @@ class BatchOf(BatchEnvironment):
         self.make, self.real, self.slots, self.steps = make, real, [], []
 
     def reset_batch(self, tasks):
-        "Start one episode a task, each in a slot of its own."
+        "Start one episode a task, each in a slot of its own. The info may hold the task, or its goal alone."
         self.slots += [self.make() for _ in range(len(tasks) - len(self.slots))]
         self.maximum_steps = getattr(self.slots[0], "maximum_steps", 8) if self.slots else 8
         self.steps, started = [0] * len(tasks), []
         for environment, task in zip(self.slots, tasks, strict=False):
-            state, info = environment.reset(seed=task.seed, options={"task": task})
-            started.append(info.get("task") or task.model_copy(update=dict(start_state=state)))
+            result = environment.reset(seed=task.seed, options={"task": task})
+            state, info = _checked_tuple(environment, "reset", result, ("page", "info"))
+            found = dict(goal=info.get("goal", task.goal), start_state=state)
+            started.append(info.get("task") or task.model_copy(update=found))
         return started
 
     def close(self):
         "Close every slot."
         for environment in self.slots:
-            environment.close()
+            getattr(environment, "close", lambda: None)()
+
+
+def _checked_tuple(environment, method: str, result, names: tuple[str, ...]) -> tuple:
+    "What a guest's reset or step returned: a tuple that starts with a page and ends with an info, or an error."
+    where = f"{type(environment).__name__}.{method}"
+    if not isinstance(result, tuple) or len(result) != len(names) or not isinstance(result[-1], dict):
+        raise DreamgymError(f"{where} must return ({', '.join(names)}), not {str(result)[:60]!r}.")
+    if not isinstance(result[0], str):
+        raise DreamgymError(f"{where} must return a page as text, not {type(result[0]).__name__}.")
+    try:
+        parse_state(result[0])
+    except StateError as error:
+        raise DreamgymError(f"{where} returned a page that cannot be read. {error}") from error
+    return result
 
 # %% ../nbs/02_environments.ipynb #a8d8b638
 def invalid_result(error: Exception) -> StepResult:
@@ -273,12 +289,22 @@ def step_batch(self: BatchOf, actions: Sequence[str | None]) -> list[StepResult 
             continue
         self.transitions, self.steps[index] = self.transitions + 1, self.steps[index] + 1
         try:
-            state, reward, ended, cut, info = self.slots[index].step(action)
+            state, reward, ended, cut, info = _checked_step(self.slots[index], self.slots[index].step(action))
             cut = not ended and (cut or self.steps[index] >= self.maximum_steps)
-            results.append((state, float(reward), ended, cut, info))
+            results.append((state, reward, ended, cut, info))
         except InvalidAction as error:
             results.append(invalid_result(error))
     return results
+
+
+def _checked_step(environment, result) -> StepResult:
+    "The five values of a guest's step; the reward is an outcome, 1 at the end of a success and 0 otherwise."
+    names = ("page", "reward", "terminated", "truncated", "info")
+    state, reward, ended, cut, info = _checked_tuple(environment, "step", result, names)
+    if reward not in (0, 1) or (reward and not ended):
+        raise DreamgymError(f"{type(environment).__name__}.step returned reward {reward} with terminated={ended}: "
+                            "a reward is 1.0 at the end of a success and 0.0 otherwise.")
+    return state, float(reward), bool(ended), bool(cut), info
 
 # %% ../nbs/02_environments.ipynb #a2fb87a9
 class BrowserMissing(DreamgymError):

@@ -17,7 +17,7 @@ NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 MODULES = sorted(path for path in (ROOT / "dreamgym").glob("*.py") if not path.name.startswith("_"))
 EXPECTED = """00_trajectories 01_runs 02_environments 03_language_model 04_cot_annotation 05_experience_model
     06_replay_buffer 07_curriculum 08_rollouts 09_evaluation 10_policy_optimization 11_training_loop 12_sim_to_real
-    90_report 91_command_line index""".split()
+    18_benchmarks 90_report 91_command_line index""".split()
 LIGHT = ["trajectories", "runs", "environments", "curriculum", "report", "command_line"]
 LONGEST_CELL = 40
 
