@@ -20,7 +20,7 @@ from .cot_annotation import describe_action
 from .environments import BatchEnvironment, offline_data
 from .language_model import Example, LanguageModel, Sample
 from .runs import Run, derive_seed
-from .trajectories import Task, Trajectory, Transition, read_trajectories
+from .trajectories import DreamgymError, Task, Trajectory, Transition, read_trajectories
 
 # %% ../nbs/08_rollouts.ipynb #6f3db2ea
 def agent_prompt(
@@ -99,9 +99,15 @@ class _Running:
         state, reward, ended, self.truncated, info = result
         self.steps += (Transition(state=self.state, action=action, next_state=state, reward=reward, done=ended,
                                   reasoning=info.get("reasoning", ""), invalid="invalid" in info),)
-        self.history += (describe_action(action, self.state),)
+        self.history += (_past_action(action, self.state),)
         self.turns += (turn,)
         self.state, self.over = state, ended or self.truncated
+
+
+def _past_action(action: str, state: str) -> str:
+    "An action as the history shows it: in words, or as it is where an environment has a grammar of its own."
+    words = describe_action(action, state)
+    return action if words == "is invalid" else words
 
 # %% ../nbs/08_rollouts.ipynb #e06527df
 def collect_rollouts(
@@ -114,6 +120,8 @@ def collect_rollouts(
     watch: Callable[[int, int], None] = lambda done, total: None,  # episodes over, episodes in all
 ) -> list[Rollout]:  # tasks in order, the rollouts of a task together
     "Let the agent act in all episodes at once, turn by turn."
+    if group_size < 1:
+        raise DreamgymError(f"A group needs at least one rollout, not {group_size}.")
     started = environment.reset_batch([task for task in tasks for _ in range(group_size)])
     running = [_Running(task, i // group_size, task.start_state) for i, task in enumerate(started)]
     for turn in range(environment.maximum_steps):
@@ -144,7 +152,7 @@ def imitation_examples(
         for step in trajectory.transitions:
             action = agent.model.encode(f" {step.action}") + [agent.model.end]
             output.append(Example(agent.prompt(trajectory.task, step.state, history), action))
-            history += (describe_action(step.action, step.state),)
+            history += (_past_action(step.action, step.state),)
     return output
 
 
