@@ -898,9 +898,52 @@ def test_equal_prompts_are_computed_once(tiny, monkeypatch):
     shapes, forward = [], tiny.network.model.forward
     monkeypatch.setattr(tiny.network.model, "forward",
                         lambda tokens, **rest: (shapes.append(tuple(tokens.shape)), forward(tokens, **rest))[1])
-    tiny.sample([[1, 2, 3]] * 5 + [[4, 5]] * 3, 3, seed=0)
-    assert shapes[0] == (2, 3)  # two distinct prompts
-    assert shapes[1] == (8, 1)  # eight rows, one token each
+    prompts = [[1, 2, 3]] * 5 + [[4, 5]] * 3
+    tiny._sample_with(tiny._sample_batch, prompts, 3, 1.0, 0, (), 48)
+    assert shapes[:2] == [(2, 3), (8, 1)]  # two distinct prompts, then eight rows of one token
+    shapes.clear()
+    tiny.sample(prompts, 3, seed=0)
+    assert shapes == [(1, 5)]  # one tree with the five distinct tokens; decoding needs no whole forward pass
+
+
+def sampling_prompts() -> list[list[int]]:
+    "Prompts of many lengths; some share beginnings, some are equal."
+    random = np.random.default_rng(0)
+    base = [random.integers(1, 250, size=random.integers(1, 20)).tolist() for _ in range(6)]
+    longer = [b[:k] + random.integers(1, 250, size=random.integers(1, 9)).tolist() for b in base for k in (1, 3, 100)]
+    return longer + base + base
+
+
+def both_ways(model, prompts, maximum_tokens, temperature=0.0, stop=(), batch=11):
+    "The fast sampler's answers and the simple one's."
+    simple = model._sample_with(model._sample_batch, prompts, maximum_tokens, temperature, 3, stop, batch)
+    return model.sample(prompts, maximum_tokens, temperature, 3, stop, batch), simple
+
+
+@pytest.mark.parametrize("stop", [(), tuple(range(0, 256, 9))])
+@pytest.mark.parametrize("temperature", [0, 1.0])
+def test_the_fast_sampler_equals_the_simple_one(tiny, temperature, stop):
+    assert tiny._can_fuse()
+    for fast, simple in zip(*both_ways(tiny, sampling_prompts(), 12, temperature, stop), strict=True):
+        assert fast.tokens == simple.tokens
+        assert fast.log_probabilities == pytest.approx(simple.log_probabilities, abs=1e-5)
+
+
+def test_the_fast_sampler_notices_every_change_of_the_adapter(tiny):
+    def equal() -> list[list[int]]:
+        fast, simple = both_ways(tiny, sampling_prompts(), 4)
+        assert [sample.tokens for sample in fast] == [sample.tokens for sample in simple]
+        return [sample.tokens for sample in fast]
+
+    for layer in tiny.adapted.values():
+        torch.nn.init.normal_(layer.lora_b, std=0.3)
+    first = equal()
+    with tiny.without_adapter():
+        assert equal() != first
+    assert equal() == first
+    for layer in tiny.adapted.values():
+        layer.lora_b.data.mul_(-1)
+    assert equal() != first
 
 
 def test_lengths_and_edges_of_sampling(tiny):
