@@ -1,84 +1,400 @@
-"Rates with intervals, agents compared in pairs, and the fidelity gate on a scripted dream."
+"Intervals that hold what they promise, paired comparison, panels, and the gate that notices a flattering dream."
+
+import json
+import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from dreamgym import evaluation as module
+from dreamgym.environments import (
+    HELD_OUT_KINDS,
+    BatchEnvironment,
+    BatchOf,
+    check_action,
+    load_panel,
+    make_task,
+    panel_hash,
+    parse_action,
+)
 from dreamgym.evaluation import (
     Fidelity,
     bootstrap_mean,
     compare,
+    development_tasks,
+    evaluate,
+    evaluation,
     exact_mcnemar,
+    first_gate,
+    measure_fidelity,
+    model_quality,
     summarise,
     wilson,
 )
-from dreamgym.rollouts import Rollout
+from dreamgym.evaluation import test_tasks as panel_of_tests  # another name, or pytest would call it
+from dreamgym.experience_model import ExperienceExample, Imagined, Query
+from dreamgym.language_model import Sample
+from dreamgym.replay_buffer import BufferError, ReplayBuffer
+from dreamgym.rollouts import Agent, Rollout
 from dreamgym.trajectories import END_STATE, DreamgymError, Task, Trajectory, Transition
 
+PAGE = "[1] button 'right'\n[2] button 'wrong'\n[3] button 'wait'"
 
-@pytest.mark.parametrize(("successes", "episodes", "low", "high"), [
-    (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (5, 10, 0.2366, 0.7634), (22, 165, 0.0898, 0.1934)])
-def test_wilson_has_the_known_values(successes, episodes, low, high):
+
+# ---------------------------------------------------------------- intervals
+
+
+@pytest.mark.parametrize("successes, episodes, low, high", [
+    (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (5, 10, 0.2366, 0.7634), (1, 1, 0.2065, 1.0),
+    (9, 15, 0.3575, 0.8018), (81, 263, 0.2553, 0.3662), (22, 165, 0.0898, 0.1937),
+])
+def test_wilson_against_known_values(successes, episodes, low, high):
     rate = wilson(successes, episodes)
-    assert (rate.low, rate.high) == (pytest.approx(low, abs=5e-4), pytest.approx(high, abs=5e-4))
+    assert (rate.low, rate.high) == pytest.approx((low, high), abs=1e-3)
+    assert (rate.mean, rate.successes, rate.episodes) == (successes / episodes, successes, episodes)
 
 
-def test_wilson_without_episodes_says_nothing_and_refuses_the_impossible():
-    assert wilson(0, 0)[:3] == (0.0, 0.0, 1.0)
-    for successes, episodes in ((3, 2), (-1, 2), (1, 0)):
+def test_wilson_solves_its_equation():
+    "The ends are the rates p at which the observed share lies 1.96 standard errors of p away."
+    for successes, episodes in ((3, 20), (12, 15), (50, 51)):
+        for p in wilson(successes, episodes)[1:3]:
+            assert abs(successes / episodes - p) == pytest.approx(1.96 * math.sqrt(p * (1 - p) / episodes))
+
+
+def test_wilson_at_the_edges():
+    assert wilson(0, 0) == (0.0, 0.0, 1.0, 0, 0), "nothing was seen, everything is possible"
+    for episodes in (1, 7, 1000):
+        none, all_ = wilson(0, episodes), wilson(episodes, episodes)
+        assert none.low == 0.0 < none.high < 1 and all_.high == 1.0 > all_.low > 0
+        assert none.high == pytest.approx(1 - all_.low)
+        assert none.high == pytest.approx(1.96**2 / (episodes + 1.96**2))
+    for wrong in ((-1, 5), (6, 5), (1, 0)):
         with pytest.raises(DreamgymError, match="cannot be"):
-            wilson(successes, episodes)
+            wilson(*wrong)
+    assert str(wilson(9, 15)) == "60% [36%, 80%]"
+    assert json.loads(json.dumps(wilson(3, 4)._asdict()))["successes"] == 3
 
 
-def test_wilson_covers_the_truth_about_as_often_as_it_says():
+def test_wilson_holds_the_truth_where_the_textbook_does_not():
     random = np.random.default_rng(0)
-    for p in (0.1, 0.5, 0.9):
-        rates = [wilson(int(k), 30) for k in random.binomial(30, p, 2000)]
-        assert 0.92 < np.mean([rate.low <= p <= rate.high for rate in rates]) < 0.99
+    for rate, episodes in ((0.95, 15), (0.9, 10), (0.05, 20)):
+        seen = random.binomial(episodes, rate, 20_000)
+        wilson_holds, textbook_holds = [], []
+        for successes in range(episodes + 1):
+            _, low, high, *_ = wilson(successes, episodes)
+            mean = successes / episodes
+            half = 1.96 * math.sqrt(mean * (1 - mean) / episodes)
+            wilson_holds.append(low <= rate <= high)
+            textbook_holds.append(mean - half <= rate <= mean + half)
+        assert np.mean(np.array(wilson_holds)[seen]) > 0.9 > 0.75 > np.mean(np.array(textbook_holds)[seen])
 
 
-def test_the_bootstrap_is_deterministic_and_holds_its_mean():
-    values = [0.2, 0.4, 0.9, 0.5]
-    mean, low, high = bootstrap_mean(values)
-    assert low <= mean <= high and mean == pytest.approx(0.5) and bootstrap_mean(values) == (mean, low, high)
-    with pytest.raises(DreamgymError, match="at least one"):
+def test_the_bootstrap_holds_its_mean():
+    random = np.random.default_rng(1)
+    for size in (2, 3, 10, 40):
+        values = random.normal(size=size)
+        mean, low, high = bootstrap_mean(values, draws=2000)
+        assert low < mean < high and mean == pytest.approx(values.mean())
+        assert values.min() <= low and high <= values.max()
+    assert bootstrap_mean([0.4]) == pytest.approx((0.4, 0.4, 0.4)), "one seed shows no spread"
+    assert bootstrap_mean([1, 0, 1, 1], seed=3) == bootstrap_mean([1, 0, 1, 1], seed=3)
+    values = [0.1, 0.9, 0.5, 0.7, 0.2, 0.3, 0.8, 0.6]
+    width = [np.diff(bootstrap_mean(values * times)[1:])[0] for times in (1, 16)]
+    assert width[1] == pytest.approx(width[0] / 4, rel=0.1), "sixteen times the seeds, a quarter of the width"
+    with pytest.raises(DreamgymError, match="at least one value"):
         bootstrap_mean([])
 
 
-@pytest.mark.parametrize(("first", "second", "p"), [(0, 0, 1.0), (0, 5, 0.0625), (5, 0, 0.0625), (1, 1, 1.0), (1, 9, 22 / 1024)])
-def test_mcnemar_counts_coins(first, second, p):
-    assert exact_mcnemar(first, second) == pytest.approx(p)
+# ---------------------------------------------------------------- comparing
 
 
-def test_a_comparison_is_the_second_minus_the_first():
-    first, second = {"a": 0.0, "b": 0.0, "c": 1.0, "d": 1.0}, {"d": 1.0, "c": 0.0, "b": 1.0, "a": 1.0}
-    found = compare(first, second)
-    assert (found.difference, found.only_first, found.only_second, found.tasks) == (0.25, 1, 2, 4)
-    assert compare(second, first).difference == -0.25
-    for other in ({}, {"a": 1.0}, {**second, "e": 1.0}):
+def outcomes(text):
+    return {f"task/{i}": float(letter) for i, letter in enumerate(text)}
+
+
+@pytest.mark.parametrize("first, second, difference, split, p", [
+    ("1100001001", "1111011011", 0.4, (0, 4), 0.125), ("10", "01", 0.0, (1, 1), 1.0), ("111", "111", 0.0, (0, 0), 1.0),
+    ("000000", "111111", 1.0, (0, 6), 0.03125), ("11111000", "00000000", -0.625, (5, 0), 0.0625),
+    ("1" * 9 + "0", "0" * 9 + "1", -0.8, (9, 1), 22 / 1024),
+])
+def test_comparison_by_hand(first, second, difference, split, p):
+    result = compare(outcomes(first), outcomes(second))
+    assert result.difference == pytest.approx(difference) and result.p_value == pytest.approx(p)
+    assert ((result.only_first, result.only_second), result.tasks) == (split, len(first))
+    assert result.low <= result.difference <= result.high and -1 <= result.low and result.high <= 1
+    back = compare(outcomes(second), outcomes(first))
+    assert back.difference == pytest.approx(-difference) and back.p_value == result.p_value
+    assert back.low == pytest.approx(-result.high, abs=0.15)
+
+
+def test_the_exact_test_is_the_binomial_one():
+    for b in range(8):
+        for c in range(8):
+            chances = [math.comb(b + c, k) / 2 ** (b + c) for k in range(b + c + 1)]
+            as_rare = sum(x for x in chances if x <= chances[b] * (1 + 1e-9))
+            assert exact_mcnemar(b, c) == exact_mcnemar(c, b) == pytest.approx(as_rare)
+    assert exact_mcnemar(2000, 2000) == 1.0 and 0 <= exact_mcnemar(0, 3000) < 1e-300
+
+
+def test_pairs_see_more_than_two_intervals():
+    "Hard tasks are hard for both: the rates overlap, the pairs do not."
+    first = outcomes("1" * 20 + "0" * 30)
+    second = outcomes("1" * 30 + "0" * 20)
+    assert wilson(20, 50).high > wilson(30, 50).low
+    result = compare(first, second)
+    assert result.low > 0 and result.p_value < 0.01
+
+
+def test_a_comparison_needs_the_same_tasks():
+    for first, second in (({}, {}), (outcomes("11"), outcomes("111")), ({"a": 1.0}, {"b": 1.0})):
         with pytest.raises(DreamgymError, match="same tasks"):
-            compare(first, other)
+            compare(first, second)
+    assert compare({"a": 1.0, "b": 0.0}, {"b": 0.0, "a": 1.0}).difference == 0, "the order does not matter"
+    assert compare(outcomes("1010"), outcomes("1110"), seed=2) == compare(outcomes("1010"), outcomes("1110"), seed=2)
+    shares = compare({"a": 0.25, "b": 0.5}, {"a": 0.75, "b": 0.5})
+    assert (shares.difference, shares.only_first, shares.only_second) == (0.25, 0, 1), "means over several episodes"
 
 
-def rollout(kind: str, number: int, reward: float, steps: int = 1) -> Rollout:
-    "An episode of so many steps."
-    page = "[1] button 'Go'"
-    path = [Transition(state=page, action="click 1", next_state=page, reward=0.0, done=False)] * (steps - 1)
-    last = Transition(state=page, action="click 1", next_state=END_STATE, reward=reward, done=True)
-    task = Task(id=f"{kind}/{number}", kind=kind, seed=number, goal="Go.", start_state=page)
-    return Rollout(Trajectory(task=task, transitions=(*path, last)), (), number)
+# ---------------------------------------------------------------- panels
 
 
-def test_a_summary_counts_by_task_type():
-    found = summarise([rollout("a", 0, 1.0), rollout("a", 1, 0.0, 3), rollout("b", 2, 1.0), rollout("b", 2, 0.0)])
-    assert (found.overall.successes, found.overall.episodes, found.transitions) == (2, 4, 6)
-    assert {kind: rate.mean for kind, rate in found.by_kind.items()} == {"a": 0.5, "b": 0.5}
-    assert found.outcomes == {"a/0": 1.0, "a/1": 0.0, "b/2": 0.5}
-    assert found.row()["overall"]["successes"] == 2
+def played(task_id, won, steps=1):
+    kind, _, number = task_id.partition("/")
+    path = [Transition(state=PAGE, action="click 3", next_state=PAGE, reward=0.0, done=False)] * (steps - 1)
+    last = Transition(state=PAGE, action="click 1", next_state=END_STATE, reward=float(won), done=True)
+    return Rollout(Trajectory(task=make_task(kind, int(number)), transitions=(*path, last), source="agent"), (), 0)
 
 
-@pytest.mark.parametrize(("balanced", "real", "dreamed", "verdict"), [
-    (0.95, 10, 11, "trustworthy"), (0.95, 10, 16, "doubtful"), (0.85, 10, 10, "doubtful"), (0.79, 10, 10, "flattering")])
-def test_the_verdict_asks_for_endings_and_for_the_gap(balanced, real, dreamed, verdict):
-    gate = Fidelity(balanced, balanced, balanced, 1.0, 1.0, wilson(real, 20), wilson(dreamed, 20), 50)
-    assert gate.verdict == verdict and gate.row()["verdict"] == verdict
-    assert gate.gap == pytest.approx((dreamed - real) / 20)
+def test_a_summary_counts_each_type():
+    result = summarise([played("a/1", 1, 3), played("a/2", 0), played("b/1", 1), played("a/1", 0, 2)])
+    assert result.overall == wilson(2, 4) and result.by_kind == {"a": wilson(1, 3), "b": wilson(1, 1)}
+    assert result.transitions == 7 and result.outcomes == {"a/1": 0.5, "a/2": 0.0, "b/1": 1.0}
+    row = json.loads(json.dumps(result.row()))
+    assert row["overall"]["successes"] == 2 and set(row) == {"overall", "by_kind", "transitions"}
+    nothing = summarise([])
+    assert nothing.overall == wilson(0, 0) and nothing.by_kind == {} and nothing.transitions == 0
+
+
+def test_the_test_panel_is_frozen_and_disjoint(quick_run):
+    tests, development = panel_of_tests(quick_run), development_tasks(quick_run)
+    sizes = quick_run.scale
+    assert tests == load_panel("test", (*sizes.kinds, *HELD_OUT_KINDS), sizes.test_per_kind)
+    assert len(tests) == (len(sizes.kinds) + len(HELD_OUT_KINDS)) * sizes.test_per_kind
+    assert len(development) == len(sizes.kinds) * sizes.development_per_kind
+    training = {t.id for t in load_panel("train")}
+    assert not {t.id for t in tests} & ({t.id for t in development} | training)
+    assert not {t.kind for t in development} & set(HELD_OUT_KINDS)
+
+
+# ---------------------------------------------------------------- little worlds
+
+
+class Quiz:
+    "The right button wins; waiting goes on. Half of the agents' guesses are wrong, by the seed."
+
+    maximum_steps = 3
+
+    def reset(self, seed, options):
+        return PAGE, {"task": options["task"].model_copy(update={"goal": f"Guess {seed}.", "start_state": PAGE})}
+
+    def step(self, action):
+        touched = check_action(parse_action(action), PAGE)
+        if touched.id == 3:
+            return PAGE, 0.0, False, False, {}
+        return END_STATE, float(touched.id == 1), True, False, {}
+
+
+class Guesser(Agent):
+    "Solves the even tasks, fails the odd ones; every third task takes a turn of waiting first."
+
+    def __init__(self):
+        super().__init__(SimpleNamespace(encode=lambda text: list(text.encode())))
+        self.temperatures = []
+
+    def act(self, prompts, temperature=1.0, seed=0):
+        self.temperatures.append(temperature)
+        output = []
+        for prompt in (bytes(p).decode() for p in prompts):
+            number = int(prompt.partition("Guess ")[2].partition(".")[0])
+            wait = number % 3 == 0 and "Past" not in prompt
+            output.append(("click 3" if wait else "click 1" if number % 2 == 0 else "click 2", Sample([1], [0.0])))
+        return output
+
+
+class Dream:
+    "An experience model by a rule: (task, action) -> said to be a success?"
+
+    def __init__(self, says):
+        self.says, self.asked = says, []
+
+    def imagine(self, queries):
+        self.asked += queries
+        return [Imagined("", PAGE, 0.0, False) if q.action == "click 3"
+                else Imagined("", END_STATE, float(self.says(q.task.seed, q.action)), True) for q in queries]
+
+
+TASKS = [make_task("quiz", n) for n in range(20)]
+
+
+def test_one_greedy_episode_a_task():
+    agent = Guesser()
+    result = evaluate(agent, BatchOf(Quiz, real=True), TASKS)
+    assert result.overall == wilson(10, 20) and set(agent.temperatures) == {0.0}
+    assert list(result.outcomes) == [t.id for t in TASKS] and result.transitions == 20 + 7
+    assert all(result.outcomes[f"quiz/{n}"] == (n % 2 == 0) for n in range(20))
+
+
+@pytest.mark.parametrize("name, says, balanced, gap, verdict", [
+    ("true", lambda seed, action: action == "click 1", 1.0, 0.0, "trustworthy"),
+    ("flattering", lambda seed, action: True, 0.5, 0.5, "flattering"),
+    ("gloomy", lambda seed, action: False, 0.5, -0.5, "flattering"),
+    ("one mistake", lambda seed, action: action == "click 1" or seed == 5, 0.95, 0.05, "trustworthy"),
+    ("three mistakes", lambda seed, action: action == "click 1" or seed in (1, 5, 7), 0.85, 0.15, "doubtful"),
+])
+def test_the_gate_names_what_a_dream_is_worth(name, says, balanced, gap, verdict):
+    dream = Dream(says)
+    fidelity = measure_fidelity(Guesser(), dream, BatchOf(Quiz, real=True), TASKS)
+    assert fidelity.balanced_reward_accuracy == pytest.approx(balanced) and fidelity.gap == pytest.approx(gap)
+    assert fidelity.verdict == verdict and fidelity.real == wilson(10, 20) and fidelity.transitions == 27
+    assert fidelity.termination_accuracy == fidelity.state_exact == 1.0
+    assert len(dream.asked) == 27 + 27, "the very steps of the real episodes, then an episode in the dream each"
+    row = json.loads(json.dumps(fidelity.row()))
+    assert (row["verdict"], row["real"]["successes"]) == (verdict, 10) and row["gap"] == pytest.approx(gap)
+
+
+def test_verdicts_at_their_limits():
+    def verdict(accuracy, dreamed):
+        return Fidelity(accuracy, 1, 1, 1, 1, wilson(50, 100), wilson(dreamed, 100), 0).verdict
+
+    assert [verdict(a, 50) for a in (0.9, 0.89, 0.8, 0.79)] == ["trustworthy", "doubtful", "doubtful", "flattering"]
+    assert [verdict(0.95, d) for d in (58, 42, 65, 35)] == ["trustworthy", "trustworthy", "doubtful", "doubtful"]
+    assert verdict(float("nan"), 50) == "doubtful", "nothing was judged, so nothing is trusted"
+
+
+def test_the_gate_plays_groups_of_the_tasks_it_saw():
+    dream = Dream(lambda seed, action: action == "click 1")
+    fidelity = measure_fidelity(Guesser(), dream, BatchOf(Quiz, real=True), TASKS[:4], group_size=3, temperature=1.0)
+    assert fidelity.real.episodes == fidelity.dreamed.episodes == 12 and fidelity.transitions == 3 * 6
+    assert {q.task.start_state for q in dream.asked} == {PAGE}, "dreams start at the real first pages"
+
+
+# ---------------------------------------------------------------- stages
+
+
+class Pages(BatchEnvironment):
+    "Stands in for Chrome."
+
+    def __new__(cls, browsers, maximum_steps):
+        return BatchOf(Quiz, real=True)
+
+
+@pytest.fixture
+def small_run(quick_run, monkeypatch):
+    "A run whose agent guesses and whose pages are a quiz."
+    monkeypatch.setattr(module, "new_agent", lambda run, adapter=None: Guesser())
+    monkeypatch.setattr(module, "warm_start", lambda run: run.path / "agent" / "warm_start")
+    monkeypatch.setattr(module, "MiniWobBatch", Pages)
+    return quick_run
+
+
+def test_the_row_of_an_evaluation(small_run):
+    row = evaluation(small_run, "guesser", small_run.path)
+    tasks = panel_of_tests(small_run)
+    assert set(row) == {"agent", "panel", "panel_hash", "own", "held_out", "episodes"}
+    assert (row["agent"], row["panel"], row["panel_hash"]) == ("guesser", "test", panel_hash())
+    assert [e["task"] for e in row["episodes"]] == [t.id for t in tasks]
+    assert all(e["reward"] == (t.seed % 2 == 0) and e["steps"] == 1 + (t.seed % 3 == 0)
+               for e, t in zip(row["episodes"], tasks, strict=True))
+    assert set(row["own"]["by_kind"]) == set(small_run.scale.kinds)
+    assert set(row["held_out"]["by_kind"]) == set(HELD_OUT_KINDS), "apart: they must not flatter or drag the others"
+    for part in ("own", "held_out"):
+        counts = row[part]["overall"]
+        assert counts["episodes"] == sum(k["episodes"] for k in row[part]["by_kind"].values())
+        assert counts["low"] <= counts["mean"] <= counts["high"]
+    recorded = small_run.metrics()["evaluation"]
+    assert (recorded["guesser"], recorded["guesser_held_out"]) == (row["own"]["overall"], row["held_out"]["overall"])
+    assert json.loads((small_run.path / "evaluation" / "guesser.json").read_text()) == row
+    same = {e["task"]: e["reward"] for e in row["episodes"]}
+    assert compare(same, same).p_value == 1.0, "rows can be compared"
+
+
+def test_an_agent_is_measured_once(small_run, monkeypatch):
+    row = evaluation(small_run, "guesser", small_run.path)
+    monkeypatch.setattr(module, "new_agent", lambda *_: pytest.fail("measured a second time"))
+    assert evaluation(small_run, "guesser", small_run.path) == row
+
+
+class Vectors:
+    "Texts to unit vectors, by their bytes."
+
+    width = 8
+
+    def embed(self, texts):
+        vectors = np.array([np.bincount([b % 8 for b in t.encode()], minlength=8) for t in texts], np.float32)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def grounded(small_run, monkeypatch):
+    "A dream with a buffer behind it; whoever asks it tries to write into the buffer."
+    buffer = ReplayBuffer(Vectors(), k=1)
+    buffer.add([played("quiz/100", 1).trajectory])
+    attempts = []
+
+    class Writing(Dream):
+        retrieve, reasoning = None, True
+
+        def forget(self):
+            pass
+
+        def imagine(self, queries):
+            try:
+                buffer.add([played(f"quiz/{200 + len(attempts)}", 1).trajectory])
+            except BufferError as error:
+                attempts.append(str(error))
+            return super().imagine(queries)
+
+    dream = Writing(lambda seed, action: action == "click 1")
+    dream.retrieve = buffer.demonstrations
+    monkeypatch.setattr(module, "grounded_model", lambda run: (dream, buffer))
+    return SimpleNamespace(run=small_run, dream=dream, buffer=buffer, attempts=attempts)
+
+
+def test_the_gate_freezes_the_retrieval_index(grounded):
+    row = first_gate(grounded.run)
+    assert grounded.buffer.frozen and len(grounded.buffer) == 1 and len(grounded.attempts) >= 2
+    assert all("frozen" in attempt for attempt in grounded.attempts)
+    assert row["verdict"] == "trustworthy" and row == grounded.run.metrics()["fidelity"]["before"]
+    assert row["real"]["episodes"] == len(development_tasks(grounded.run))
+    asked = len(grounded.dream.asked)
+    assert first_gate(grounded.run) == row and len(grounded.dream.asked) == asked, "a stage: built once"
+
+
+def test_quality_asks_four_variants_of_the_same_steps(grounded, monkeypatch):
+    def step(number, action):
+        task = Task(id=f"quiz/{number}", kind="quiz", seed=number, goal=f"Guess {number}.", start_state=PAGE)
+        real = Transition(state=PAGE, action=action, next_state=END_STATE, reward=float(action == "click 1"), done=True)
+        return ExperienceExample(Query(task, PAGE, action, ("waits",)), real, 0)
+
+    held = [step(n, f"click {1 + n % 2}") for n in range(60)]
+    monkeypatch.setattr(module, "experience_steps", lambda run: ([], held))
+    calls = []
+    ask = grounded.dream.imagine
+
+    def imagine(queries):
+        calls.append((queries, grounded.dream.retrieve is not None, grounded.dream.reasoning))
+        return ask(queries)
+
+    monkeypatch.setattr(grounded.dream, "imagine", imagine)
+    quality = model_quality(grounded.run)
+    assert list(quality) == ["full", "without history", "without retrieval", "without reasoning"]
+    assert [(retrieves, reasons) for _, retrieves, reasons in calls] == [
+        (True, True), (True, True), (False, True), (True, False)]
+    count = grounded.run.scale.quality_steps
+    assert all(len(queries) == count for queries, *_ in calls)
+    assert [{q.history for q in queries} for queries, *_ in calls] == [{("waits",)}, {()}, {("waits",)}, {("waits",)}]
+    assert len({tuple(q.task.id for q in queries) for queries, *_ in calls}) == 1, "the same steps for all"
+    assert all(q["balanced_reward_accuracy"] == 1.0 and q["steps"] == count for q in quality.values())
+    assert grounded.buffer.frozen and len(grounded.buffer) == 1
+    assert grounded.run.metrics()["experience_model"]["quality"] == quality["full"]

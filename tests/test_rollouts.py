@@ -1,38 +1,65 @@
-"Rollouts: the exact record of tokens, turns, groups, endings and the history, on a tiny model and a scripted environment."
+"Rollouts: exact records, batches that shrink, groups, one function for every world, and the warm start."
 
-from types import SimpleNamespace
-
+import numpy as np
 import pytest
+import torch
 
-from dreamgym.environments import BatchOf, check_action, parse_action
-from dreamgym.language_model import Example, LanguageModel, Sample
-from dreamgym.rollouts import Agent, agent_prompt, collect_rollouts, demonstrations, imitation_examples
-from dreamgym.trajectories import END_STATE, DreamgymError, Task, Trajectory, Transition, write_trajectories
+from dreamgym import rollouts as module
+from dreamgym.environments import BatchEnvironment, BatchOf, InvalidAction, check_action, parse_action
+from dreamgym.experience_model import DreamBatch, Imagined
+from dreamgym.language_model import Example, LanguageModel, Sample, choose_placement
+from dreamgym.rollouts import (
+    Agent,
+    Rollout,
+    Turn,
+    agent_prompt,
+    collect_rollouts,
+    demonstrations,
+    imitation_examples,
+    new_agent,
+    warm_start,
+)
+from dreamgym.trajectories import (
+    END_STATE,
+    FAILURE_STATE,
+    DreamgymError,
+    Task,
+    Trajectory,
+    Transition,
+    write_trajectories,
+)
 
-PAGE = "[1] button 'Stay'\n[2] button 'Go'"
-TASKS = [Task(id=f"door/{number}", kind="door", seed=number, goal=f"Go {number}.", start_state=PAGE) for number in range(4)]
+PAGE = "[1] button 'ring'\n[2] button 'leave'"
 
 
-class Door:
-    "Button 2 ends the episode well; button 1 changes nothing."
+def bell(number):
+    return Task(id=f"bell/{number}", kind="bell", seed=number, goal=f"Ring {number} times.", start_state=PAGE)
 
-    maximum_steps = 3
+
+class Bell:
+    "Ring as often as the seed says, then it is a success; leaving is a failure."
+
+    maximum_steps = 5
 
     def reset(self, seed, options):
+        self.left = seed
         return PAGE, {"task": options["task"]}
 
     def step(self, action):
-        check_action(move := parse_action(action), PAGE)
-        return (END_STATE, 1.0, True, False, {}) if move.element == 2 else (PAGE, 0.0, False, False, {})
+        touched = check_action(parse_action(action), PAGE)
+        if touched.id == 2:
+            return END_STATE, 0.0, True, False, {"reasoning": "It leaves."}
+        self.left -= 1
+        return (PAGE, 0.0, False, False, {}) if self.left else (END_STATE, 1.0, True, False, {"reasoning": "It rang."})
 
 
 class Scripted:
-    "A model whose tokens are bytes and whose answers come from a list, prompt by prompt."
+    "A language model whose tokens are bytes; a rule answers each prompt. Every call is kept."
 
     end = 0
 
-    def __init__(self, answers):
-        self.answers, self.asked = list(answers), []
+    def __init__(self, rule=lambda prompt: "click 1"):
+        self.rule, self.calls = rule, []
 
     def encode(self, text):
         return list(text.encode())
@@ -41,70 +68,293 @@ class Scripted:
         return bytes(token for token in tokens if token).decode()
 
     def sample(self, prompts, maximum_tokens, temperature=1.0, seed=0):
-        self.asked.append([self.decode(prompt) for prompt in prompts])
-        texts = [self.answers.pop(0) for _ in prompts]
-        return [Sample([*f" {text}".encode(), 0], [-0.5] * (len(text) + 2)) for text in texts]
+        self.calls.append(([self.decode(p) for p in prompts], temperature, seed))
+        answers = [[*f" {self.rule(self.decode(p))}".encode(), self.end] for p in prompts]
+        return [Sample(answer, [-0.1] * len(answer)) for answer in answers]
 
 
 @pytest.fixture
-def tiny_agent(tiny_model_folder):
-    return Agent(LanguageModel.load(str(tiny_model_folder), rank=4, device="cpu", dtype="float32"), maximum_tokens=6)
+def tiny(make_tiny_model, tiny_tokenizer):
+    "An agent with a random tiny model whose adapter is no longer zero."
+    model = LanguageModel(make_tiny_model(3).requires_grad_(False), tiny_tokenizer, choose_placement("cpu", "float32"))
+    model.add_adapter(4)
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        for layer in model.adapted.values():
+            layer.lora_b.normal_(std=0.1)
+    return Agent(model, maximum_tokens=9)
 
 
-def test_the_record_scores_as_it_was_sampled(tiny_agent):
-    rollouts = collect_rollouts(tiny_agent, BatchOf(Door), TASKS, group_size=2, seed=3)
-    turns = [turn for rollout in rollouts for turn in rollout.turns]
-    scores = tiny_agent.model.log_probabilities([Example(turn.prompt, turn.action) for turn in turns])
-    for turn, score in zip(turns, scores, strict=True):
-        assert len(turn.action) == len(turn.log_probabilities)
-        assert score.tolist() == pytest.approx(turn.log_probabilities, abs=1e-4)
+class Patient(BatchEnvironment):
+    "Any action goes on; episodes end by their own number, as successes. It keeps what it was asked."
+
+    def __init__(self, maximum_steps=4, real=False):
+        self.maximum_steps, self.real, self.asked = maximum_steps, real, []
+
+    def reset_batch(self, tasks):
+        self.tasks, self.steps = list(tasks), [0] * len(tasks)
+        return self.tasks
+
+    def step_batch(self, actions):
+        self.asked.append(list(actions))
+        output = []
+        for i, action in enumerate(actions):
+            if action is None:
+                output.append(None)
+                continue
+            self.steps[i] += 1
+            over = self.steps[i] >= self.tasks[i].seed
+            cut = not over and self.steps[i] >= self.maximum_steps
+            output.append((END_STATE if over else PAGE, float(over), over, cut, {}))
+        return output
 
 
-def test_the_same_seed_gives_the_same_rollouts_and_another_one_others(tiny_agent):
-    first, again, other = (collect_rollouts(tiny_agent, BatchOf(Door), TASKS, seed=seed) for seed in (1, 1, 2))
-    assert first == again and first != other
+# ---------------------------------------------------------------- the prompt
 
 
-def test_groups_stand_together_and_in_the_order_of_the_tasks():
-    agent = Agent(Scripted(["click 2"] * 8))
-    rollouts = collect_rollouts(agent, BatchOf(Door), TASKS, group_size=2)
-    assert [rollout.group for rollout in rollouts] == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert [rollout.trajectory.task.id for rollout in rollouts[::2]] == [task.id for task in TASKS]
-    with pytest.raises(DreamgymError, match="at least one rollout"):
-        collect_rollouts(agent, BatchOf(Door), TASKS, group_size=0)
-
-
-def test_ended_episodes_leave_the_batch_and_long_ones_are_cut():
-    agent = Agent(Scripted(["click 2", "click 1", "jump", "click 1", "click 1"]))
-    seen = []
-    rollouts = collect_rollouts(agent, BatchOf(Door), TASKS[:3], watch=lambda done, total: seen.append((done, total)))
-    assert [len(asked) for asked in agent.model.asked] == [3, 1, 1]
-    assert [rollout.reward for rollout in rollouts] == [1.0, 0.0, 0.0] and seen == [(2, 3), (2, 3), (3, 3)]
-    well, cut, wrong = (rollout.trajectory for rollout in rollouts)
-    assert cut.truncated and not well.truncated and wrong.transitions[0].invalid and wrong.transitions[0].done
-    assert [len(rollout.turns) for rollout in rollouts] == [1, 3, 1]
+def test_a_prompt_shows_the_newest_page_and_a_short_past():
+    task = bell(2)
+    text = agent_prompt(task, PAGE, ["first", "second", "third"], 2)
+    assert text == f"Task: Ring 2 times.\nPage:\n{PAGE}\nPast: second; third\nAction:"
+    bare = f"Task: Ring 2 times.\nPage:\n{PAGE}\nAction:"
+    assert agent_prompt(task, PAGE, ["first"], 0) == agent_prompt(task, PAGE) == bare
+    assert "first; second; third" in agent_prompt(task, PAGE, ["first", "second", "third"], 9)
 
 
 @pytest.mark.parametrize("length", [0, 1, 2])
-def test_the_prompt_shows_the_newest_actions_only(length):
-    agent = Agent(Scripted(["click 1"] * 3), history_length=length)
-    collect_rollouts(agent, BatchOf(Door), TASKS[:1])
-    assert agent.model.asked[-1][0].count("clicks button Stay") == length
+def test_history_is_as_long_as_asked(length):
+    model = Scripted()
+    collect_rollouts(Agent(model, history_length=length), BatchOf(Bell), [bell(4)])
+    pasts = [prompt.partition("Past: ")[2].split("\nAction")[0] for (prompt,), *_ in model.calls]
+    assert [past.count("clicks button ring") for past in pasts] == [min(turn, length) for turn in range(4)]
 
 
-def test_imitation_has_the_very_form_of_a_rollout():
-    agent = Agent(Scripted(["click 1", "click 2"]))
-    rollout = collect_rollouts(agent, BatchOf(Door), TASKS[:1])[0]
-    examples = imitation_examples(agent, [rollout.trajectory])
-    assert [(e.prompt, e.completion) for e in examples] == [(t.prompt, t.action) for t in rollout.turns]
-    assert bytes(examples[1].prompt).decode() == agent_prompt(TASKS[0], PAGE, ["clicks button Stay"])
+def test_a_grammar_of_its_own_stays_readable_in_the_past():
+    model = Scripted(lambda prompt: "go north")
+    (rollout,) = collect_rollouts(Agent(model), Patient(), [bell(2)])
+    assert "Past: go north\n" in model.calls[1][0][0] and not rollout.trajectory.transitions[0].invalid
 
 
-def test_demonstrations_are_few_and_of_the_oracle(tmp_path, monkeypatch):
-    step = Transition(state=PAGE, action="click 2", next_state=END_STATE, reward=1.0, done=True)
-    made = [Trajectory(task=task.model_copy(update=dict(kind=kind, id=f"{kind}/{task.seed}")), transitions=(step,), source=source)
-            for kind in ("door", "gate") for source in ("branch", "oracle") for task in TASKS]
-    write_trajectories(tmp_path / "offline.jsonl", made)
-    monkeypatch.setattr("dreamgym.rollouts.offline_data", lambda run: tmp_path / "offline.jsonl")
-    found = demonstrations(SimpleNamespace(scale=SimpleNamespace(demonstration_seeds_per_kind=3)))
-    assert [(t.task.kind, t.source) for t in found] == [("door", "oracle")] * 3 + [("gate", "oracle")] * 3
+# ---------------------------------------------------------------- the record
+
+
+def test_sampled_ids_and_log_probabilities_are_carried_through(tiny, monkeypatch):
+    seen, original = {}, LanguageModel.sample
+
+    def sample(self, prompts, *arguments):
+        answers = original(self, prompts, *arguments)
+        seen.setdefault("turns", []).append([(list(p), *s) for p, s in zip(prompts, answers, strict=True)])
+        return answers
+
+    monkeypatch.setattr(LanguageModel, "sample", sample)
+    rollouts = collect_rollouts(tiny, Patient(), [bell(1), bell(3)], group_size=2, seed=5)
+    by_round = [[tuple(r.turns[n]) for r in rollouts if len(r.turns) > n] for n in range(3)]
+    assert by_round == seen["turns"] and [len(turns) for turns in by_round] == [4, 2, 2]
+    assert all(isinstance(token, int) for r in rollouts for t in r.turns for token in t.action)
+
+
+def test_a_second_tokenisation_would_give_other_ids(tiny):
+    "Why the ids are kept: what a model samples is seldom the usual spelling of its text."
+    rollouts = collect_rollouts(tiny, Patient(), [bell(2)] * 4, seed=1)
+    pairs = [(s.action, t.action) for r in rollouts for s, t in zip(r.trajectory.transitions, r.turns, strict=True)]
+    again = [tiny.model.encode(f" {text}") + [tiny.model.end] for text, _ in pairs]
+    assert sum(a != ids for a, (_, ids) in zip(again, pairs, strict=True)) > len(pairs) / 2
+    assert [tiny.model.decode(ids).strip() for _, ids in pairs] == [text for text, _ in pairs]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_record_equals_a_scoring_of_its_ids(tiny, temperature):
+    rollouts = collect_rollouts(tiny, Patient(), [bell(n) for n in (1, 3, 9)], 3, temperature, seed=2)
+    turns = [turn for r in rollouts for turn in r.turns]
+    scores = tiny.model.log_probabilities([Example(t.prompt, t.action) for t in turns], temperature)
+    for turn, score in zip(turns, scores, strict=True):
+        assert len(turn.action) == len(turn.log_probabilities)
+        np.testing.assert_allclose(score.numpy(), turn.log_probabilities, atol=1e-4)
+
+
+def test_every_transition_has_its_turn(tiny):
+    for rollout in collect_rollouts(tiny, Patient(), [bell(1), bell(9)], 2):
+        assert isinstance(rollout, Rollout) and all(isinstance(turn, Turn) for turn in rollout.turns)
+        assert len(rollout.turns) == len(rollout.trajectory)
+        texts = [tiny.model.decode(turn.action).strip() for turn in rollout.turns]
+        assert texts == [step.action for step in rollout.trajectory.transitions]
+        assert [tiny.model.decode(turn.prompt).splitlines()[0] for turn in rollout.turns] == [
+            f"Task: {rollout.trajectory.task.goal}"] * len(rollout.turns)
+
+
+def test_the_same_seed_gives_the_same_rollouts(tiny):
+    first, second, other = (collect_rollouts(tiny, Patient(), [bell(2), bell(3)], 3, 1.0, seed) for seed in (7, 7, 8))
+    assert first == second and [r.turns for r in first] != [r.turns for r in other]
+    greedy = [collect_rollouts(tiny, Patient(), [bell(2)], 3, 0.0, seed) for seed in (1, 2)]
+    assert greedy[0] == greedy[1] and len({r.turns[0].action[0] for r in greedy[0]}) == 1
+    turns = {tuple(r.turns[0].action) for r in first}
+    assert len(turns) > 1, "the members of a group draw for themselves"
+
+
+def test_every_turn_has_a_seed_of_its_own():
+    model = Scripted()
+    collect_rollouts(Agent(model), BatchOf(Bell), [bell(3)], temperature=0.5, seed=4)
+    assert len({seed for *_, seed in model.calls}) == 3 and {t for _, t, _ in model.calls} == {0.5}
+
+
+# ---------------------------------------------------------------- the batch
+
+
+def test_who_is_done_leaves_the_batch():
+    model, environment, told = Scripted(), Patient(), []
+    rollouts = collect_rollouts(Agent(model), environment, [bell(1), bell(3), bell(2)],
+                                watch=lambda done, total: told.append((done, total)))
+    assert [len(prompts) for prompts, *_ in model.calls] == [3, 2, 1]
+    assert [[a is not None for a in actions] for actions in environment.asked] == [
+        [True, True, True], [False, True, True], [False, True, False]]
+    assert [len(r.turns) for r in rollouts] == [1, 3, 2] and told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_episodes_are_cut_at_the_limit():
+    cut, solved = collect_rollouts(Agent(Scripted()), BatchOf(Bell), [bell(9), bell(5)])
+    assert cut.trajectory.truncated and len(cut.turns) == 5 and cut.reward == 0.0
+    assert not cut.trajectory.transitions[-1].done
+    assert not solved.trajectory.truncated and len(solved.turns) == 5 and solved.reward == 1.0
+
+
+@pytest.mark.parametrize("action", ["click 7", "sing", "", "type 1 a", "click 1\nclick 1"])
+def test_an_invalid_action_ends_the_episode(action):
+    model = Scripted(lambda prompt: action if "Ring 2" in prompt else "click 1")
+    failed, other = collect_rollouts(Agent(model), BatchOf(Bell), [bell(2), bell(3)])
+    (step,) = failed.trajectory.transitions
+    assert (step.invalid, step.next_state, step.reward, step.done) == (True, FAILURE_STATE, 0.0, True)
+    assert len(failed.turns) == 1 and failed.turns[0].action[-1] == 0, "its tokens are kept: they must be unlearned"
+    assert other.reward == 1.0 and [len(prompts) for prompts, *_ in model.calls] == [2, 1, 1]
+
+
+def test_the_reasoning_of_a_dream_is_kept():
+    (rollout,) = collect_rollouts(Agent(Scripted(lambda prompt: "click 2")), BatchOf(Bell), [bell(3)])
+    assert rollout.trajectory.transitions[0].reasoning == "It leaves." and rollout.reward == 0.0
+    assert rollout.trajectory.source == "agent"
+
+
+def test_groups_stand_together():
+    rollouts = collect_rollouts(Agent(Scripted()), Patient(), [bell(1), bell(2), bell(1)], group_size=3)
+    assert [r.group for r in rollouts] == [0] * 3 + [1] * 3 + [2] * 3, "a task named twice has two groups"
+    assert [r.trajectory.task.seed for r in rollouts] == [1] * 3 + [2] * 3 + [1] * 3
+    with pytest.raises(DreamgymError, match="at least one rollout"):
+        collect_rollouts(Agent(Scripted()), Patient(), [bell(1)], group_size=0)
+    assert collect_rollouts(Agent(Scripted()), Patient(), []) == []
+
+
+class Imagining:
+    "An experience model that has learned the bell by heart."
+
+    def imagine(self, queries):
+        answers = []
+        for query in queries:
+            if query.action == "click 2":
+                answers.append(Imagined("It leaves.", END_STATE, 0.0, True))
+            else:
+                over = len(query.history) + 1 >= query.task.seed
+                answers.append(Imagined("It rang." if over else "", END_STATE if over else PAGE, float(over), over))
+        return answers
+
+
+def test_a_dream_and_a_real_world_are_interchangeable():
+    "The same agent, tasks and seed in two worlds that answer alike: the same rollouts, but for where they happened."
+    def rule(prompt):
+        return "click 2" if "Ring 3" in prompt and "Past" in prompt else "shout" if "Ring 4" in prompt else "click 1"
+
+    tasks = [bell(n) for n in (1, 2, 3, 4, 9)]
+    real, dreamed = (collect_rollouts(Agent(Scripted(rule)), world, tasks, 2, seed=3)
+                     for world in (BatchOf(Bell, real=True), DreamBatch(Imagining(), maximum_steps=5)))
+    assert all(r.trajectory.real for r in real) and not any(r.trajectory.real for r in dreamed)
+    assert [r.turns for r in real] == [r.turns for r in dreamed]
+
+    def story(rollout):
+        steps = [(s.state, s.action, s.next_state, s.reward, s.done, s.invalid) for s in rollout.trajectory.transitions]
+        return rollout.group, rollout.trajectory.truncated, steps
+
+    assert [story(r) for r in real] == [story(r) for r in dreamed]
+    assert [r.reward for r in real[::2]] == [1.0, 1.0, 0.0, 0.0, 0.0]
+
+
+def test_an_error_of_the_world_is_not_swallowed():
+    class Broken(Patient):
+        def step_batch(self, actions):
+            raise InvalidAction("a batch must not raise this")
+
+    with pytest.raises(InvalidAction):
+        collect_rollouts(Agent(Scripted()), Broken(), [bell(1)])
+
+
+# ---------------------------------------------------------------- the warm start
+
+
+def shown(kind, number, source="oracle"):
+    steps = (Transition(state=PAGE, action="click 1", next_state=PAGE, reward=0.0, done=False),
+             Transition(state=PAGE, action="click 2", next_state=END_STATE, reward=1.0, done=True))
+    return Trajectory(task=bell(number).model_copy(update={"kind": kind, "id": f"{kind}/{number}"}), transitions=steps,
+                      source=source)
+
+
+def test_imitation_has_the_form_of_a_rollout(tiny):
+    examples = imitation_examples(tiny, [shown("bell", 2)])
+    assert len(examples) == 2 and all(e.weights is None for e in examples)
+    assert [tiny.model.tokenizer.decode(e.completion) for e in examples] == [" click 1<|im_end|>", " click 2<|im_end|>"]
+    collected = collect_rollouts(Agent(Scripted()), Patient(), [bell(2)])[0]
+    prompts = [bytes(t.prompt).decode() for t in collected.turns]
+    assert [tiny.model.decode(e.prompt) for e in examples] == prompts, "word for word what the agent is shown later"
+
+
+def test_imitation_makes_the_shown_action_likelier(tiny):
+    examples = imitation_examples(tiny, [shown("bell", 2)])
+    before, _, after = (
+        tiny.model.log_probabilities(examples),
+        tiny.model.train_supervised(examples, epochs=20, learning_rate=5e-3, tokens_per_step=256),
+        tiny.model.log_probabilities(examples))
+    assert all(float(new.sum()) > float(old.sum()) + 1 for old, new in zip(before, after, strict=True))
+
+
+@pytest.fixture
+def run_with_data(quick_run):
+    "A run directory whose offline data is there: branches and too many oracles of two kinds."
+    trajectories = [shown(kind, n, source) for n in range(10) for kind in ("a", "b") for source in ("branch", "oracle")]
+    write_trajectories(quick_run.path / "offline.jsonl", trajectories)
+    return quick_run
+
+
+def test_demonstrations_are_few_and_by_the_oracle(run_with_data):
+    chosen = demonstrations(run_with_data)
+    limit = run_with_data.scale.demonstration_seeds_per_kind
+    assert [t.task.id for t in chosen] == [f"{kind}/{n}" for n in range(limit) for kind in ("a", "b")]
+    assert {t.source for t in chosen} == {"oracle"}
+
+
+def test_the_warm_start_is_a_stage(run_with_data, tiny_model_folder, monkeypatch):
+    from dataclasses import replace
+
+    monkeypatch.setenv("DREAMGYM_DTYPE", "float32")
+    run_with_data.scale = replace(run_with_data.scale, model=str(tiny_model_folder), lora_rank=2)
+    folder = warm_start(run_with_data)
+    assert folder == run_with_data.path / "agent" / "warm_start"
+    record = run_with_data.metrics()["warm_start"]
+    assert record["examples"] == 2 * 2 * run_with_data.scale.demonstration_seeds_per_kind and record["losses"]
+    before = (folder / "adapter_model.safetensors").read_bytes()
+    monkeypatch.setattr(module, "demonstrations", lambda run: pytest.fail("it was built a second time"))
+    assert warm_start(run_with_data) == folder and (folder / "adapter_model.safetensors").read_bytes() == before
+
+    fresh, started = new_agent(run_with_data), new_agent(run_with_data, folder)
+    pairs = list(zip(fresh.model.parameters(), started.model.parameters(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in pairs) and started.history_length == run_with_data.scale.history_length
+    again = new_agent(run_with_data)
+    assert all(torch.equal(a, b) for a, b in zip(fresh.model.parameters(), again.model.parameters(), strict=True))
+
+
+@pytest.mark.slow
+def test_text_has_many_spellings_in_smollm2():
+    "The case that the chapter shows: other ids, the same text."
+    model = LanguageModel.load("smollm2")
+    usual = model.encode(" click 3")
+    pieces = [model.tokenizer.convert_tokens_to_ids(piece) for piece in ("Ġ", "c", "l", "i", "c", "k", "Ġ", "3")]
+    assert pieces != usual and model.decode(pieces) == model.decode(usual) == " click 3"
+    assert model.encode(model.decode(pieces)) == usual != pieces
+    usual_score, other = (float(s.sum()) for s in model.log_probabilities(
+        [Example(model.encode("Action:"), ids) for ids in (usual, pieces)]))
+    assert usual_score > other + 1
