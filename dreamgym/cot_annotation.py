@@ -55,19 +55,19 @@ def _appears(text: str, goal: str) -> int:
 
 def named_texts(
     goal: str,  # the instruction
-    state: str = "",  # the page: its texts count as named when the goal holds them
+    state: str = "",  # the page: where the goal quotes nothing, its texts count as named when the goal holds them
 ) -> list[str]:  # in the order of the goal
-    "What the task asks for by name: quoted texts, and texts of the page that stand in the goal."
+    "What the task asks for by name: its quoted texts, else the texts of the page that stand in it; and places."
     found = {match.start(1): match[1] for match in re.finditer(r'"([^"]+)"', goal)}
-    quoted = [(start, start + len(text)) for start, text in found.items()]
+    elements = [] if found else parse_state(state)  # an agent's own typing must not change what a quoting task names
+    for element in elements:
+        for text in (element.text, *element.options):
+            place = _appears(text, goal) if element.id is not None else -1
+            if place >= 0:
+                found[place] = text
     ordinal = re.search(r"\d+(?:st|nd|rd|th)", goal)
     if ordinal:
         found[ordinal.start()] = ordinal[0]
-    for element in parse_state(state):
-        for text in (element.text, *element.options):
-            place = _appears(text, goal) if element.id is not None else -1
-            if place >= 0 and not any(a <= place < b for a, b in quoted):
-                found[place] = text
     return [found[place] for place in sorted(found)]
 
 # %% ../nbs/04_cot_annotation.ipynb #d0483ba3
@@ -112,13 +112,17 @@ def compare_texts(
 ) -> str:  # pair by pair with "yes" or "no", then what is too much, then "complete" or "not complete"
     "Hold the page against the task: each named text beside its counterpart, so that a small model can compare them."
     rest = [text for text in held if text not in named]
-    pairs = [(name, name if name in held else rest.pop(0) if rest else "nothing") for name in named]
-    parts = [f"{have} for {name} {'yes' if have == name else 'no'}" for name, have in pairs]
+    pairs = [(name, name if name in held else rest.pop(0) if rest else "") for name in named]
     order = [text for text in held if text in named]
     sorted_right = order == sorted(order, key=list(named).index)
-    good = not rest and all(have == name for name, have in pairs) and sorted_right
-    parts += [f"extra {text}" for text in rest] + ([] if sorted_right else ["wrong order"])
-    return ", ".join(parts + ["complete" if good else "not complete"])
+    return _in_words(pairs, [f"extra {text}" for text in rest] + ([] if sorted_right else ["wrong order"]))
+
+
+def _in_words(pairs: Sequence[tuple[str, str]], faults: Sequence[str] = ()) -> str:
+    "Pairs of (named, held) in words."
+    parts = [f"{have or 'nothing'} for {name} {'yes' if have == name else 'no'}" for name, have in pairs]
+    good = not faults and all(have == name for name, have in pairs)
+    return ", ".join([*parts, *faults, "complete" if good else "not complete"])
 
 
 def _effect(transition: Transition) -> str:
@@ -131,39 +135,60 @@ def _effect(transition: Transition) -> str:
     return "A field changes." if same else "Another page appears."
 
 # %% ../nbs/04_cot_annotation.ipynb #311697f2
-_HOLDERS = ("input", "password", "textarea", "select", "checkbox", "radio")
+_TEXT_FIELDS = ("input", "password", "textarea")
+_HOLDERS = (*_TEXT_FIELDS, "select", "checkbox", "radio")
 
 
-def _comparison(task: Task, transition: Transition) -> str:
-    "Where the action presses something on a page with fields: what the fields hold against what the task names."
-    elements = parse_state(transition.state)
+def _check_of_page(named: Sequence[str], state: str) -> str:
+    "What the fields of a page hold against what the task names: field by field, or mark by mark."
+    fields = [e.text for e in parse_state(state) if e.tag in _TEXT_FIELDS]
+    if fields and named:
+        wanted = list(named) * len(fields) if len(named) == 1 else named  # one name is meant for every field
+        return _in_words(list(zip(wanted, fields, strict=False)))
+    return compare_texts(named, held_texts(state))
+
+
+def _check_of_element(named: Sequence[str], touched: Element, elements: Sequence[Element], won: bool) -> str:
+    "What the action touches against what the task names."
+    place = describe_element(touched, elements).partition(" ")[0]  # "2nd", where the element has no text
+    text = touched.text
+    if touched.tag in _TEXT_FIELDS:  # what a field holds is no label: only places and sorts of elements name one
+        text, tags = "", {e.tag for e in elements}
+        named = [name for name in named if name in tags or re.fullmatch(r"\d+(?:st|nd|rd|th)", name)]
+    label = next((word for word in (text, place, touched.tag) if word in named), text or place)
+    match = label if label in named else " or ".join(named)
+    verdict = "yes" if won or label in named else "no"  # what wins is what was meant: Close for x
+    return f"{label} for {match} {verdict}" if named else ""
+
+
+def _check(task: Task, transition: Transition) -> str:
+    "The comparison that decides a click; nothing for other actions."
+    elements, named = parse_state(transition.state), named_texts(task.goal, transition.state)
     try:
-        pressed = check_action(parse_action(transition.action), transition.state)
+        action = parse_action(transition.action)
+        touched = check_action(action, transition.state)
     except InvalidAction:
         return ""
-    if pressed.tag in _HOLDERS or not any(e.tag in _HOLDERS for e in elements):
+    if action.kind != "click" or not named:
         return ""
-    buttons = {e.text for e in elements if e.id is not None and e.tag not in _HOLDERS}
-    named = [text for text in named_texts(task.goal, transition.state) if text not in buttons]
-    held = held_texts(transition.state)
-    return f"Page holds {compare_texts(named, held)}." if named or held else ""
+    others = {e.text for e in elements if e.id is not None and e.tag not in _HOLDERS}
+    meant = [text for text in named if text not in others]  # for the fields, not a button
+    presses = touched.tag not in (*_HOLDERS, *named) and any(e.tag in _HOLDERS for e in elements)
+    if meant and presses:
+        return f"Check: {_check_of_page(meant, transition.state)}."
+    words = _check_of_element(named, touched, elements, bool(transition.reward))
+    return f"Check: {words}." if words else ""
 
-
+# %% ../nbs/04_cot_annotation.ipynb #311697f3
 def explain_transition(
     task: Task,  # gives the goal
     transition: Transition,  # what happened
 ) -> str:  # the trace R*, one line
-    "Name what the task asks for, what the page holds, what the action touches, and what follows."
+    "Name what the task asks for, what the action touches, how the two compare, and what follows."
     named = named_texts(task.goal, transition.state)
-    action = describe_action(transition.action, transition.state)
-    asked = any(_touches(action, text) for text in named)
-    parts = ["Task names " + (", ".join(named) or "nothing") + ".", _comparison(task, transition),
-             f"It {action}" + (", as named." if asked else "."), _effect(transition)]
+    parts = ["Task names " + (", ".join(named) or "nothing") + ".",
+             f"It {describe_action(transition.action, transition.state)}.", _check(task, transition), _effect(transition)]
     return " ".join(part for part in parts if part)
-
-
-def _touches(words: str, text: str) -> bool:
-    return words.endswith(" " + text) or words.startswith(("clicks " + text, f"types {text} ", f"selects {text} "))
 
 # %% ../nbs/04_cot_annotation.ipynb #31cb7191
 class Annotator(Protocol):

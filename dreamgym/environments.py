@@ -810,36 +810,51 @@ def play_episodes(
             if path else None for task, path, end in zip(tasks, steps, cut, strict=True)]
 
 # %% ../nbs/02_environments.ipynb #f6c4eb5f
-def _wrong_text(action: Action, task: Task, random: np.random.Generator) -> str:
-    "A plausible wrong text: another word of the goal, a part of the right one, or a typing error."
-    words = [w.strip('".,') for w in task.goal.split() if w.strip('".,') and w.strip('".,') != action.text]
-    others = [action.text[:-1], action.text + random.choice(list("aeo1")), str(random.choice(words or ["no"]))]
-    quoted = [w for w in re.findall(r'"([^"]+)"', task.goal) if w != action.text]
-    return str(random.choice([o for o in others + quoted * 2 if o]))
+def _misspelled(text: str, random: np.random.Generator) -> str:
+    "One or two typing errors: a letter lost, added, exchanged, or in the other case."
+    for _ in range(int(random.integers(1, 3))):
+        place, letter = int(random.integers(len(text))), str(random.choice(list("aeioklmnrst19X")))
+        before, here, after = text[:place], text[place], text[place + 1:]
+        text = str(random.choice([before + after, before + here + letter + after, before + letter + after,
+                                  before + here.swapcase() + after])) or letter
+    return text.strip() or letter
 
 
+def _wrong_text(right: str, task: Task, random: np.random.Generator, others: Sequence[str]) -> str:
+    "A text that a half-trained agent types: misspelled, made up, meant for another field or another task."
+    words = [w.strip('".,') for w in task.goal.split()]
+    made_up = "".join(random.choice(list("abcdeiklmnorstuvxyABEKX0149"), int(random.integers(2, 8))))
+    quoted = re.findall(r'"([^"]+)"', task.goal)
+    pool = [_misspelled(right, random), _misspelled(right, random), made_up, str(random.choice(words)),
+            *([str(random.choice(quoted))] if len(quoted) > 1 else []), *random.choice(others or [made_up], 2).tolist()]
+    return str(random.choice([text for text in pool if text not in ("", right)] or [right + "1"]))
+
+# %% ../nbs/02_environments.ipynb #f6c4eb60
 def wrong_action(
     right: str,  # what the oracle would do
     task: Task,  # with its goal
     state: str,  # the page
     random: np.random.Generator,  # chooses the mistake
+    others: Sequence[str] = (),  # texts that are right in other tasks
 ) -> str:  # a valid but wrong action, of the kind that a half-trained agent takes
-    "Another element of the same sort, a wrong text, the right text in the wrong field, or pressing a button too early."
+    "Another element of the same sort, a wrong text, the wrong field, a click that does nothing, a button too early."
     action, elements = parse_action(right), [e for e in parse_state(state) if e.id is not None]
     touched = next(e for e in elements if e.id == action.element)
-    others = [e for e in elements if e.id != touched.id]
-    same = [e for e in others if e.tag == touched.tag]
-    early = [e for e in others if e.tag in ("button", "link", "tab", "heading")]
+    rest = [e for e in elements if e.id != touched.id]
+    same = [e for e in rest if e.tag == touched.tag]
+    early = [e for e in rest if e.tag in ("button", "link", "tab", "heading")]
     draw = random.random()
     if action.kind == "select" and len(touched.options) > 1:
         return f"select {touched.id} {random.choice([o for o in touched.options if o != action.text])}"
     if action.kind == "type":
-        if draw < 0.2 and early:
+        if draw < 0.15 and early:
             return f"click {early[-1].id}"
-        if draw < 0.45 and same:
+        if draw < 0.25:
+            return f"click {random.choice([e.id for e in [touched, *same]])}"
+        if draw < 0.4 and same:
             return f"type {random.choice([e.id for e in same])} {action.text}"
-        return f"type {touched.id} {_wrong_text(action, task, random)}"
-    pool = same if same and (draw < 0.75 or not early) else early or same or others or elements
+        return f"type {touched.id} {_wrong_text(action.text, task, random, others)}"
+    pool = same if same and (draw < 0.75 or not early) else early or same or rest or elements
     return f"click {random.choice([e.id for e in pool])}"
 
 # %% ../nbs/02_environments.ipynb #08ddeab0
@@ -863,8 +878,10 @@ def _is_valid(action: str, page: str) -> bool:
         return False
 
 # %% ../nbs/02_environments.ipynb #32839663
-def _plan_branch(oracle: Trajectory, random: np.random.Generator) -> Callable[[Task, str, list[str]], str | None]:
-    "Where a branch leaves the oracle's path, with which mistake, and whether it repairs it."
+def _plan_branch(
+    oracle: Trajectory, random: np.random.Generator, others: Sequence[str]
+) -> Callable[[Task, str, list[str]], str | None]:
+    "Where a branch leaves the oracle's path, with which mistakes, and whether it repairs them."
     actions, last = [t.action for t in oracle.transitions], oracle.transitions[-1]
     repairs, invalid = random.random() < 0.35, random.random() < 0.03
     target = check_action(parse_action(actions[-1]), last.state)
@@ -872,11 +889,14 @@ def _plan_branch(oracle: Trajectory, random: np.random.Generator) -> Callable[[T
     # a form with one button: a mistake at the last step changes nothing, so it comes earlier
     steps = len(actions) if repairs or rivals or len(actions) == 1 else len(actions) - 1
     leave = steps - 1 if random.random() < 0.4 else int(random.integers(steps))
+    again = {s for s in range(leave + 1, steps) if not repairs and random.random() < 0.4}  # mistakes seldom come alone
 
     def choose(task: Task, page: str, past: list[str]) -> str | None:
         step = len(past)
-        if step == leave:
-            return _invalid_action(page, random) if invalid else wrong_action(actions[step], task, page, random)
+        if step == leave and invalid:
+            return _invalid_action(page, random)
+        if step == leave or (step in again and _is_valid(actions[step], page)):
+            return wrong_action(actions[step], task, page, random, others)
         if step < leave or (not repairs and step < len(actions)):
             return actions[step]
         if repairs:
@@ -903,7 +923,9 @@ def collect_trajectories(
     oracle = [t for t in oracle if t is not None]
     watch(len(oracle), len(oracle) * (1 + branches))
     random = np.random.default_rng(derive_seed(seed, "branches"))
-    plans = [_plan_branch(t, random) for t in oracle for _ in range(branches)]
+    typed = [parse_action(step.action).text for t in oracle for step in t.transitions]
+    others = sorted({text for text in typed if text})
+    plans = [_plan_branch(t, random, others) for t in oracle for _ in range(branches)]
 
     def choose(i: int, task: Task, page: str, past: list[str]) -> str | None:
         return plans[i](task, page, past)

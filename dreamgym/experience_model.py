@@ -267,8 +267,8 @@ def example(
     "Prompt and answer as token ids; the outcome tokens may weigh more."
     trace, result = render_answer(step.transition)
     outcome, _, page = result.partition("\n")
-    start = trace.find(" Page holds") if " Page holds" in trace else trace.rfind(" This ends")
-    facts, verdict = (trace[:start], trace[start:]) if start >= 0 else (trace, "")  # what is weighed, and the judgement
+    start = trace.find(" Check: ") if " Check: " in trace else trace.rfind(" This ends")
+    facts, verdict = (trace[:start], trace[start:]) if start >= 0 else (trace, "")  # what is seen, and the judgement
     parts = [(facts, 1.0), (verdict, outcome_weight)] if reasoning else []
     parts += [(outcome, outcome_weight), ("\n" + page if page else "", 1.0)]
     pieces = [(self.model.encode(text), weight) for text, weight in parts if text]
