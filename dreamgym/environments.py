@@ -811,13 +811,15 @@ def play_episodes(
 
 # %% ../nbs/02_environments.ipynb #f6c4eb5f
 def _misspelled(text: str, random: np.random.Generator) -> str:
-    "One or two typing errors: a letter lost, added, exchanged, or in the other case."
+    "One or two typing errors: a letter lost, added, exchanged, or in the other case; or all letters in the other case."
+    if random.random() < 0.15 and text.swapcase() != text:
+        return text.swapcase()
     for _ in range(int(random.integers(1, 3))):
-        place, letter = int(random.integers(len(text))), str(random.choice(list("aeioklmnrst19X")))
+        place, letter = int(random.integers(len(text))), str(random.choice(list("aeioklmnrst19XB'*-.")))
         before, here, after = text[:place], text[place], text[place + 1:]
         text = str(random.choice([before + after, before + here + letter + after, before + letter + after,
-                                  before + here.swapcase() + after])) or letter
-    return text.strip() or letter
+                                  before + here.swapcase() + after, text[0].swapcase() + text[1:]])) or letter
+    return text.strip() or "o"
 
 
 def _wrong_text(right: str, task: Task, random: np.random.Generator, others: Sequence[str]) -> str:
@@ -825,7 +827,7 @@ def _wrong_text(right: str, task: Task, random: np.random.Generator, others: Seq
     words = [w.strip('".,') for w in task.goal.split()]
     made_up = "".join(random.choice(list("abcdeiklmnorstuvxyABEKX0149"), int(random.integers(2, 8))))
     quoted = re.findall(r'"([^"]+)"', task.goal)
-    pool = [_misspelled(right, random), _misspelled(right, random), made_up, str(random.choice(words)),
+    pool = [*(_misspelled(right, random) for _ in range(5)), made_up, str(random.choice(words)),
             *([str(random.choice(quoted))] if len(quoted) > 1 else []), *random.choice(others or [made_up], 2).tolist()]
     return str(random.choice([text for text in pool if text not in ("", right)] or [right + "1"]))
 
@@ -855,6 +857,8 @@ def wrong_action(
             return f"type {random.choice([e.id for e in same])} {action.text}"
         return f"type {touched.id} {_wrong_text(action.text, task, random, others)}"
     pool = same if same and (draw < 0.75 or not early) else early or same or rest or elements
+    alike = [e for e in same if e.text.lower() == touched.text.lower() != ""]  # "Yes" beside "yes" is worth a mistake
+    pool = alike if alike and draw < 0.5 else pool
     return f"click {random.choice([e.id for e in pool])}"
 
 # %% ../nbs/02_environments.ipynb #08ddeab0
@@ -913,10 +917,10 @@ def collect_trajectories(
     seed: int = 0,  # of the mistakes
     watch: Callable[[int, int], None] = lambda done, total: None,  # called with episodes done and to do
 ) -> list[Trajectory]:
-    """Oracle episodes, and branches that take one wrong action at a random step from the same first page.
+    """Oracle episodes, and branches that take a wrong action at a random step from the same first page.
 
-    After the mistake a branch either goes on as planned (and mostly fails) or asks the oracle again (and often
-    repairs it). So successes and failures are about balanced and differ in single actions, which is what a model of
+    After the mistake a branch either goes on as planned, perhaps with more mistakes (and mostly fails), or asks the
+    oracle again (and often repairs it). So successes and failures are about balanced and differ in single actions, which is what a model of
     the reward has to tell apart.
     """
     oracle = play_episodes(environment, tasks, lambda i, task, page, past: _oracle_or_none(task, page, past), "oracle")

@@ -327,30 +327,37 @@ def forget(self: ExperienceModel) -> None:
     self.answers.clear()
 
 # %% ../nbs/05_experience_model.ipynb #e2433f41
+def _piles(steps: Sequence[ExperienceExample], random: np.random.Generator) -> dict[str, list[int]]:
+    "Indices in random order by task type and outcome; endings of one sort outnumber the other by a quarter at most."
+    piles: dict[tuple, list[int]] = {}
+    for i in random.permutation(len(steps)).tolist():
+        step = steps[i]
+        piles.setdefault((step.query.task.kind, step.transition.done, step.transition.reward), []).append(i)
+    for kind in {key[0] for key in piles}:
+        won, lost = piles.get((kind, True, 1.0), []), piles.get((kind, True, 0.0), [])
+        most = int(1.25 * min(len(won), len(lost))) or None
+        won[:], lost[:] = won[:most], lost[:most]
+    return {str(key): piles[key] for key in sorted(piles, key=str)}
+
+
 def choose_steps(
     steps: Sequence[ExperienceExample],  # distinct steps
     lengths: Sequence[int],  # tokens of each
     budget: int,  # tokens in all
     seed: int = 0,
+    effort: Sequence[float] | None = None,  # of each; a pile is drawn from in proportion to its mean. None: all alike
 ) -> list[int]:  # indices, at most `budget` tokens
-    "Fill the budget evenly over task types and outcomes, so that failures weigh as much as successes."
-    random = np.random.default_rng(derive_seed(seed, "choose"))
-    piles: dict[tuple, list[int]] = {}
-    for i in random.permutation(len(steps)).tolist():
-        step = steps[i]
-        piles.setdefault((step.query.task.kind, step.transition.done, step.transition.reward), []).append(i)
-    for kind in {key[0] for key in piles}:  # endings of one sort outnumber the other by a quarter at most
-        won, lost = piles.get((kind, True, 1.0), []), piles.get((kind, True, 0.0), [])
-        most = int(1.25 * min(len(won), len(lost))) or None
-        won[:], lost[:] = won[:most], lost[:most]
-    chosen, used = [], 0
-    while any(piles.values()):
-        for key in sorted(piles, key=str):
-            if piles[key] and used + lengths[piles[key][-1]] <= budget:
-                used += lengths[piles[key][-1]]
-                chosen.append(piles[key].pop())
-            else:
-                piles[key] = []
+    "Fill the budget over task types and outcomes in turn, so that failures weigh as much as successes."
+    piles = _piles(steps, np.random.default_rng(derive_seed(seed, "choose")))
+    share = {key: float(np.mean([effort[i] for i in pile])) if effort else 1.0 for key, pile in piles.items()}
+    chosen, used, taken = [], 0, dict.fromkeys(piles, 0)
+    while live := [key for key in piles if piles[key]]:
+        key = min(live, key=lambda key: (taken[key] + 1) / share[key])
+        if used + lengths[piles[key][-1]] > budget:
+            piles[key] = []
+            continue
+        used, taken[key] = used + lengths[piles[key][-1]], taken[key] + 1
+        chosen.append(piles[key].pop())
     return chosen
 
 # %% ../nbs/05_experience_model.ipynb #1e649a0c
@@ -371,10 +378,11 @@ def fit(
     examples = [self.example(s, outcome_weight, reasoning=random.random() < 0.9) for s in steps]
     lengths = [len(e.prompt) + len(e.completion) for e in examples]
     left = budget // epochs - sum(len(e.prompt) + len(e.completion) for e in extra)
-    chosen = choose_steps(steps, lengths, left, seed)
+    effort = [float(sum(e.weights or [1.0] * len(e.completion))) for e in examples]
+    chosen = choose_steps(steps, lengths, left, seed, effort)
     pages = [(steps[i].query.task.id, steps[i].query.state) for i in chosen] + list(range(len(extra)))
     chosen = [examples[i] for i in chosen] + list(extra)
-    losses = self.model.train_supervised(chosen, epochs, learning_rate, 768, seed=seed, watch=watch, groups=pages)
+    losses = self.model.train_supervised(chosen, epochs, learning_rate, 512, seed=seed, watch=watch, groups=pages)
     self.forget()
     return losses
 

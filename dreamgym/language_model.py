@@ -238,24 +238,25 @@ def _register_attention() -> None:
 
 # %% ../nbs/03_language_model.ipynb #f0d3e69c
 class _LowRankProduct(torch.autograd.Function):
-    "y = x Wᵀ + (x Aᵀ) Bᵀ; gradients for x, A and B only, nothing but x is kept."
+    "y = x Wᵀ + (x Aᵀ) Bᵀ; gradients for x, A and B only, nothing but x and the narrow x Aᵀ is kept."
 
     @staticmethod
     def forward(context, x, a, b, weight):
         inputs = x.reshape(-1, x.shape[-1])
         a, b = a.to(x.dtype), b.to(x.dtype)
-        context.save_for_backward(inputs, a, b, weight)
-        output = F.linear(inputs, weight).addmm_(inputs @ a.T, b.T)
+        narrow = inputs @ a.T
+        context.save_for_backward(inputs, narrow, a, b, weight)
+        output = F.linear(inputs, weight).addmm_(narrow, b.T)
         return output.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(context, gradient):
-        inputs, a, b, weight = context.saved_tensors
+        inputs, narrow, a, b, weight = context.saved_tensors
         flat = gradient.reshape(-1, gradient.shape[-1])
         low = flat @ b
         gradient_x = (flat @ weight).addmm_(low, a) if context.needs_input_grad[0] else None
         gradient_x = None if gradient_x is None else gradient_x.view(*gradient.shape[:-1], -1)
-        return gradient_x, (low.T @ inputs).float(), (flat.T @ (inputs @ a.T)).float(), None
+        return gradient_x, (low.T @ inputs).float(), (flat.T @ narrow).float(), None
 
 # %% ../nbs/03_language_model.ipynb #34096611
 class LowRankLinear(torch.nn.Module):
@@ -616,10 +617,26 @@ def _empty_memory(self: LanguageModel, lengths: Sequence[int], places: int) -> _
 
 # %% ../nbs/03_language_model.ipynb #4fb3062d
 @patch
+def _through_blocks(self: LanguageModel, x: torch.Tensor, positions: torch.Tensor, attend: Callable) -> torch.Tensor:
+    "Last hidden states of (n, width) embedded tokens; `attend(block, query, key, value)` remembers and looks back."
+    network, heads = self.network.model, self.network.config.num_attention_heads
+    half = network.layers[0].self_attn.head_dim // 2
+    cosine, sine = network.rotary_emb(x[:, None], positions[:, None])
+    sine = torch.cat([-sine[..., :half], sine[..., half:]], -1)
+    for number, (norm_in, product_in, product_out, norm, gate_up, down) in enumerate(self._fused[1]):
+        projected = product_in(norm_in(x)).view(len(x), -1, 2 * half)
+        end = (projected.shape[1] + heads) // 2  # queries, then keys, then values; of these equally many
+        turned = projected[:, :end]
+        turned = torch.addcmul(turned * cosine, turned.roll(half, -1), sine)  # the rotary position
+        x = x + product_out(attend(number, turned[:, :heads], turned[:, heads:], projected[:, end:]))
+        gate, up = gate_up(norm(x)).chunk(2, 1)
+        x = x + down(F.silu(gate).mul_(up))
+    return network.norm(x)
+
+# %% ../nbs/03_language_model.ipynb #5e7c90a4
+@patch
 def _prefill_trees(self: LanguageModel, prompts: Sequence[list[int]], places: int) -> _Memory:
     "Compute what prompts share once, then deal keys and values out to each of them."
-    from transformers import DynamicCache
-
     trees, paths = plant_trees(prompts, 320)
     memory, longest = self._empty_memory([len(p) for p in prompts], places), max(map(len, prompts))
     for batch in length_batches([len(t.tokens) for t in trees], 1280):
@@ -627,45 +644,42 @@ def _prefill_trees(self: LanguageModel, prompts: Sequence[list[int]], places: in
         tree = torch.tensor([[batch.index(paths[i][0])] for i in rows])
         nodes = torch.tensor([paths[i][1] + [0] * (longest - len(prompts[i])) for i in rows])
         tokens, positions, mask = _tree_inputs([trees[t] for t in batch], self.end, self.placement)
-        cache = DynamicCache()
-        hidden = self.network.model(tokens, attention_mask=mask, position_ids=positions, past_key_values=cache,
-                                    use_cache=True).last_hidden_state
-        memory.hidden[rows] = hidden[tree[:, 0], [paths[i][1][-1] for i in rows]]
-        for layer, keys, values in zip(cache.layers, memory.keys, memory.values, strict=True):
-            for store, computed in ((keys, layer.keys), (values, layer.values)):
-                store[rows, :, :longest] = computed[tree, :, nodes].transpose(1, 2)
+
+        def attend(block, query, key, value):
+            query, key, value = (t.reshape(*tokens.shape, *t.shape[1:]) for t in (query, key, value))
+            memory.keys[block][rows, :, :longest] = key[tree, nodes].transpose(1, 2)
+            memory.values[block][rows, :, :longest] = value[tree, nodes].transpose(1, 2)
+            query, key, value = (t.transpose(1, 2) for t in (query, key, value))
+            return matmul_attention(None, query, key, value, mask, query.shape[3]**-0.5)[0].flatten(0, 1).flatten(1)
+
+        hidden = self._through_blocks(self.network.model.embed_tokens(tokens.flatten()), positions.flatten(), attend)
+        memory.hidden[rows] = hidden.view(*tokens.shape, -1)[tree[:, 0], [paths[i][1][-1] for i in rows]]
     return memory
 
 # %% ../nbs/03_language_model.ipynb #a8d25e31
 @patch
 def _decode(self: LanguageModel, memory: _Memory, tokens: torch.Tensor, place: int) -> None:
     "Append one token to every row, at `place`."
-    network, rows, size = self.network.model, len(tokens), memory.keys[0].shape[3]
-    heads, key_heads = self.network.config.num_attention_heads, memory.keys[0].shape[1]
-    x = network.embed_tokens(tokens)
-    cosine, sine = network.rotary_emb(x[:, None], memory.lengths[:, None])
-    sine = torch.cat([-sine[..., :size // 2], sine[..., size // 2:]], -1)
-    memory.mask[:, place], memory.lengths = 0, memory.lengths + 1
-    mask = memory.mask.repeat_interleave(heads, 0).view(rows * key_heads, heads // key_heads, -1)
-    for block, keys, values in zip(self._fused[1], memory.keys, memory.values, strict=True):
-        norm_in, product_in, product_out, norm, gate_up, down = block
-        projected = product_in(norm_in(x)).view(rows, heads + 2 * key_heads, size)
-        turned = projected[:, :heads + key_heads]
-        turned = torch.addcmul(turned * cosine, turned.roll(size // 2, -1), sine)  # the rotary position
-        keys[:, :, place], values[:, :, place] = turned[:, heads:], projected[:, heads + key_heads:]
-        query = turned[:, :heads].reshape(rows * key_heads, heads // key_heads, size)
-        scores = torch.baddbmm(mask, query, keys.view(rows * key_heads, -1, size).transpose(1, 2), alpha=size**-0.5)
-        seen = torch.bmm(scores.softmax(-1), values.view(rows * key_heads, -1, size))
-        x = x + product_out(seen.view(rows, heads * size))
-        gate, up = gate_up(norm(x)).chunk(2, 1)
-        x = x + down(F.silu(gate).mul_(up))
-    memory.hidden = network.norm(x)
+    memory.mask[:, place] = 0
+    rows, key_heads, _, size = memory.keys[0].shape
+    group = self.network.config.num_attention_heads // key_heads
+    mask = memory.mask.repeat_interleave(key_heads * group, 0).view(rows * key_heads, group, -1)
+
+    def attend(block, query, key, value):
+        keys, values = memory.keys[block], memory.values[block]
+        keys[:, :, place], values[:, :, place] = key, value
+        query, keys = query.reshape(rows * key_heads, group, size), keys.view(rows * key_heads, -1, size)
+        scores = torch.baddbmm(mask, query, keys.transpose(1, 2), alpha=size**-0.5)
+        return torch.bmm(scores.softmax(-1), values.view(rows * key_heads, -1, size)).view(rows, -1)
+
+    memory.hidden = self._through_blocks(self.network.model.embed_tokens(tokens), memory.lengths, attend)
+    memory.lengths = memory.lengths + 1
 
 # %% ../nbs/03_language_model.ipynb #d60c1b47
 @patch
 def _sample_fast(self: LanguageModel, prompts, maximum_tokens, temperature, uniforms, stop) -> list[Sample]:
     "What `_sample_batch` does, near the processor's limit."
-    self._blocks()
+    self._blocks()  # into `_fused`
     distinct = {p: i for i, p in enumerate(dict.fromkeys(map(tuple, prompts)))}  # equal prompts are computed once
     longest = max(map(len, prompts))
     memory = self._prefill_trees([list(p) for p in distinct], longest + maximum_tokens)

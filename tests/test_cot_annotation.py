@@ -150,6 +150,48 @@ def test_a_failure_is_explained_by_what_is_wrong(name, password, wrong):
     assert evidence[0] != evidence[1], "the words before the verdict tell a failure from a success"
 
 
+def explain(goal, state, action, reward=0.0, next_state=END_STATE):
+    task = Task(id="a/1", kind="a", seed=1, goal=goal, start_state=state)
+    step = Transition(state=state, action=action, next_state=next_state, reward=reward, done=next_state == END_STATE)
+    return explain_transition(task, step)
+
+
+def test_what_was_typed_changes_nothing_in_what_a_quoting_task_names():
+    page = "[1] input '{}'\n[2] button 'Submit'"
+    goal = 'Enter "Ada" into the text field and press Submit.'
+    for typed in ("", "Ada", "and", "field", "Submit"):
+        assert explain(goal, page.format(typed), "click 2").startswith("Task names Ada. ")
+
+
+@pytest.mark.parametrize("goal, page, action, reward, said", [
+    ('Click on the "next" button.', "[1] button 'next'\n[2] button 'Next'", "click 1", 1.0, "next for next yes"),
+    ('Click on the "next" button.', "[1] button 'next'\n[2] button 'Next'", "click 2", 0.0, "Next for next no"),
+    ('Click the button labeled "x".', "[1] button 'Close'\n[2] button 'OK'", "click 1", 1.0, "Close for x yes"),
+    ('Click the button labeled "x".', "[1] button 'Close'\n[2] button 'OK'", "click 2", 0.0, "OK for x no"),
+    ("Focus into the 2nd input textbox.", "[1] input ''\n[2] input ''", "click 1", 0.0, "1st for 2nd no"),
+    ("Focus into the 2nd input textbox.", "[1] input ''\n[2] input ''", "click 2", 1.0, "2nd for 2nd yes"),
+    ('Click on a "button" widget.', "[1] button 'no'\n[2] input ''", "click 1", 1.0, "button for button yes"),
+    ('Enter the password "p1" into both text fields and press submit.',
+     "[1] password 'p1'\n[2] password ''\n[3] button 'Submit'", "click 3", 0.0,
+     "p1 for p1 yes, nothing for p1 no, not complete"),
+    ('Enter the username "al" and the password "bo" into the text fields and press login.',
+     "[1] input 'bo'\n[2] password 'al'\n[3] button 'Login'", "click 3", 0.0,
+     "bo for al no, al for bo no, not complete"),
+    ("Select qK and click Submit.", "[1] radio 'qK' off\n[2] radio 'Rr' on\n[3] button 'Submit'", "click 3", 0.0,
+     "Rr for qK no, not complete"),
+])
+def test_a_click_is_compared_with_what_the_task_names(goal, page, action, reward, said):
+    assert f" Check: {said}. " in explain(goal, page, action, reward)
+
+
+def test_only_clicks_that_decide_are_compared():
+    page = "[1] input ''\n[2] button 'Login'"
+    goal = 'Enter the username "al" and press login.'
+    for action, after in (("click 1", page), ("type 1 al", page.replace("''", "'al'", 1)), ("press login", END_STATE)):
+        assert "Check" not in explain(goal, page, action, next_state=after)
+    assert "Check" not in explain("Press login.", page.replace("Login", "Go"), "click 2"), "the task names nothing"
+
+
 # ---------------------------------------------------------------- the question
 
 
