@@ -8,8 +8,8 @@ Docs: https://dreamgym.github.io/dreamgym/command_line.html.md"""
 __all__ = ['app', 'explain', 'run_command', 'main', 'chapter_paths', 'choose_chapters', 'directives', 'is_executed', 'runnable',
            'source_hash', 'ChapterFailed', 'execute_chapter', 'chapter_rows', 'record_chapter', 'is_done', 'weight',
            'seconds_left', 'clock', 'Display', 'kernel_variables', 'reproducing', 'run_chapters', 'prepare',
-           'reproduce', 'Check', 'all_checks', 'doctor', 'check_adapter', 'evaluate', 'dream_panel', 'play_dream',
-           'dream', 'bench', 'report', 'run_tests']
+           'reproduce', 'seed_numbers', 'run_stages', 'experiment', 'Check', 'all_checks', 'doctor', 'check_adapter',
+           'evaluate', 'dream_panel', 'play_dream', 'dream', 'bench', 'report', 'run_tests']
 
 # %% ../nbs/91_command_line.ipynb #67dd2d30
 import contextlib
@@ -551,6 +551,108 @@ def reproduce(
         _prepare_machine()
     run_chapters(opened, chosen, console)
     _summary(opened, time.monotonic() - start, console)
+
+# %% ../nbs/91_command_line.ipynb #42ba9d74
+def seed_numbers(
+    text: str,  # for example 0-4,7
+) -> list[int]:
+    "Seeds in order, each once."
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
+        if not match or int(match[2] or match[1]) < int(match[1]):
+            raise DreamgymError(f"{part.strip()!r} is no seed and no range of seeds; write for example 0-4,7.")
+        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return list(dict.fromkeys(seeds))
+
+
+@contextlib.contextmanager
+def _following(run: Run, console: Console) -> Iterator[None]:
+    "Say which stage is under way, where there is a terminal, and a line for every finished one."
+    over, told = threading.Event(), len(run.stages())
+
+    def tell() -> int:
+        rows = run.stages()
+        for row in rows[told:]:
+            console.print(f"  {row['stage']}: {row['seconds']:.0f} s", highlight=False)
+        return len(rows)
+
+    def follow() -> None:
+        nonlocal told
+        with console.status("starting") as status:
+            while not over.wait(1.0):
+                told = tell()
+                with contextlib.suppress(OSError, ValueError, KeyError):
+                    note = json.loads((run.path / "progress.json").read_text(encoding="utf-8"))
+                    status.update(Text(f"{note['stage']} {note['done']}/{note['total']} {note['note']}"))
+            told = tell()
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+# %% ../nbs/91_command_line.ipynb #42ba9d77
+def run_stages(
+    run: Run,
+    baseline: bool,  # also train on real pages only
+    output: Path,  # CSV file for the rows
+) -> None:
+    "All stages of the method, with their progress; `Run.build` skips those that are there."
+    from dreamgym.sim_to_real import results, save_results
+    from dreamgym.training_loop import last_gate
+
+    typer.echo(f"seed {run.seed}: run directory {_short(run.path.resolve())}")
+    with reproducing(run), _gentle_end(), _following(run, Console(force_jupyter=False)):
+        results(run, baseline)
+        last_gate(run)
+    save_results(run, output)
+
+# %% ../nbs/91_command_line.ipynb #42ba9d76
+def _seed_table(path: Path, scale: str, console: Console) -> None:
+    "Success over the seeds that a table of results holds."
+    import csv
+
+    from dreamgym.report import AGENTS
+    from dreamgym.sim_to_real import across_seeds
+
+    overall = across_seeds(list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())), scale)
+    table = Table(title=f"Success on real pages, scale {scale}", title_justify="left")
+    for column in ("agent", "mean", "95% interval over seeds", "seeds", "better than warm start", "worse"):
+        table.add_column(column)
+    for agent, row in overall.items():
+        compared = ("", "") if agent == "warm_start" else (str(row.better), str(row.worse))
+        table.add_row(AGENTS.get(agent, agent), f"{row.mean:.0%}", f"{row.low:.0%} to {row.high:.0%}", str(row.seeds),
+                      *compared)
+    console.print(table)
+
+
+@app.command()
+def experiment(
+    scale: Annotated[str, typer.Option(help="Size: quick, cpu, gpu or paper.")] = "",
+    seeds: Annotated[str, typer.Option(help="Master seeds, for example 0-4,7.")] = "0",
+    baseline: Annotated[bool, typer.Option(help="Also train with every step on real pages.")] = False,
+    output: Annotated[str, typer.Option(help="Table for the rows; default results/SCALE.csv.")] = "",
+) -> None:
+    "Run the stages of the method, without the chapters, for several seeds; their results go to a table."
+    size, numbers = Scale.named(scale), seed_numbers(seeds)
+    path = Path(output or f"results/{size.name}.csv")
+    _prepare_machine()
+    if len(numbers) == 1:
+        with _environment(kernel_variables(size)):
+            run_stages(Run.open("", size, numbers[0]), baseline, path)
+    else:  # a process each: memory is given back, and threads see their settings
+        words = ["experiment", "--scale", size.name, "--output", str(path), *(["--baseline"] if baseline else [])]
+        start = [sys.executable, "-P", "-c", "from dreamgym.command_line import main; main()"]
+        for seed in numbers:
+            with _environment(kernel_variables(size)):
+                code = subprocess.run([*start, *words, "--seeds", str(seed)]).returncode
+            if code:
+                raise typer.Exit(code)
+    _seed_table(path, size.name, Console(force_jupyter=False, highlight=False))
 
 # %% ../nbs/91_command_line.ipynb #7a8e2c3f
 class Check(NamedTuple):

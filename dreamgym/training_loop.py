@@ -241,7 +241,8 @@ def iteration_metrics(
 def last_gate(run: Run) -> dict:  # the row of `Fidelity`
     "The fidelity gate again, with the agent that the dream has trained. Once."
     def make(path: Path) -> None:
-        agent, (model, _) = new_agent(run, dream_training(run)), grounded_model(run)
+        agent, (model, buffer) = new_agent(run, dream_training(run)), grounded_model(run)
+        buffer.freeze()
         with MiniWobBatch(run.scale.browsers, run.scale.maximum_steps) as environment:
             fidelity = measure_fidelity(agent, model, environment, development_tasks(run), 1, 1.0,
                                         derive_seed(run.seed, "last gate"))

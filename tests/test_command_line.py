@@ -1,5 +1,6 @@
 "The `dreamgym` command: one sentence for every mistake, chapters that resume, kernels of this very interpreter."
 
+import csv
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import sys
 import time
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
@@ -102,6 +104,8 @@ def sentence(capsys) -> str:
     (["evaluate", "--adapter", "x", "--kinds", "click-moon"], 1, "click-moon"),
     (["evaluate", "--adapter", "x", "--panel", "exam"], 1, "No panel named 'exam'"),
     (["evaluate", "--adapter", "x"], 1, "x holds no adapter"),
+    (["experiment", "--seeds", "1-"], 1, "no range of seeds"),
+    (["experiment", "--scale", "huge"], 1, "choose one of quick, cpu, gpu, paper"),
     (["report", "--run", "nowhere"], 1, "nowhere is no run directory"),
     (["dream", "--run", "nowhere"], 1, "nowhere is no run directory"),
     (["dream"], 1, "is no run directory"),
@@ -313,6 +317,7 @@ def test_the_kernel_is_this_interpreter(tmp_path, monkeypatch):
 PROGRAM = """
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 import dreamgym.command_line as command_line
 book = Path(sys.argv.pop(1))
 command_line.notebooks_folder = lambda: book
@@ -362,6 +367,41 @@ def test_a_killed_reproduce_resumes(number, book, tmp_path):
     assert process.returncode == 0, errors
     assert (run / "count").read_text() == "x", "the finished chapter was not repeated"
     assert "[ 1/1] 01_second" in output and (run / "report.html").exists()
+
+
+# ---------------------------------------------------------------- experiment
+
+
+def played(run, success):
+    "What the stages would leave: one evaluated agent."
+    rate = {"mean": success, "low": 0.0, "high": 1.0, "successes": 0, "episodes": 10}
+    row = {"agent": "warm_start", "panel_hash": "0" * 64, "own": {"overall": rate}, "held_out": {"overall": rate}}
+    run.build("evaluation/warm_start.json", lambda path: path.write_text(json.dumps(row)))
+
+
+def test_an_experiment_gathers_its_seeds_in_one_table(monkeypatch, tmp_path, capsys):
+    from dreamgym import sim_to_real, training_loop
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command_line, "_prepare_machine", lambda: None)
+    monkeypatch.setattr(sim_to_real, "results", lambda run, baseline: played(run, 0.25 + 0.5 * run.seed))
+    monkeypatch.setattr(training_loop, "last_gate", lambda run: None)
+    for seed in ("1", "0", "1"):
+        assert run_command(["experiment", "--seeds", seed, "--output", "table.csv"]) == 0
+    rows = list(csv.DictReader(Path("table.csv").read_text().splitlines()))
+    assert [(row["seed"], float(row["success"])) for row in rows] == [("0", 0.25), ("1", 0.75)]
+    output = capsys.readouterr().out
+    assert "evaluation/warm_start.json" in output and "50%" in output, "finished stages, and the mean over seeds"
+
+
+def test_a_failing_seed_ends_an_experiment(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command_line, "_prepare_machine", lambda: None)
+    monkeypatch.setattr(command_line.subprocess, "run",
+                        lambda words: asked.append(words[-1]) or SimpleNamespace(returncode=int(words[-1] == "1")))
+    assert run_command(["experiment", "--seeds", "0-3"]) == 1
+    assert asked == ["0", "1"]
 
 
 # ---------------------------------------------------------------- doctor, dream, test, evaluate
