@@ -158,7 +158,7 @@ def _check_of_element(named: Sequence[str], touched: Element, elements: Sequence
     label = next((word for word in (text, place, touched.tag) if word in named), text or place)
     match = label if label in named else " or ".join(named)
     verdict = "yes" if won or label in named else "no"  # what wins is what was meant: Close for x
-    return f"{label} for {match} {verdict}" if named else ""
+    return f"{label} for {match} {verdict}" if named else "only a field"
 
 
 def _check(task: Task, transition: Transition) -> str:
@@ -176,8 +176,7 @@ def _check(task: Task, transition: Transition) -> str:
     presses = touched.tag not in (*_HOLDERS, *named) and any(e.tag in _HOLDERS for e in elements)
     if meant and presses:
         return f"Check: {_check_of_page(meant, transition.state)}."
-    words = _check_of_element(named, touched, elements, bool(transition.reward))
-    return f"Check: {words}." if words else ""
+    return f"Check: {_check_of_element(named, touched, elements, bool(transition.reward))}."
 
 # %% ../nbs/04_cot_annotation.ipynb #311697f3
 def explain_transition(

@@ -811,14 +811,13 @@ def play_episodes(
 
 # %% ../nbs/02_environments.ipynb #f6c4eb5f
 def _misspelled(text: str, random: np.random.Generator) -> str:
-    "One or two typing errors: a letter lost, added, exchanged, or in the other case; or all letters in the other case."
-    if random.random() < 0.15 and text.swapcase() != text:
-        return text.swapcase()
+    "One or two typing errors: a letter lost, added or exchanged; or letters in the wrong case."
+    if random.random() < 0.4:
+        return str(random.choice([text.swapcase(), text.lower(), text.upper(), text[0].swapcase() + text[1:]]))
     for _ in range(int(random.integers(1, 3))):
         place, letter = int(random.integers(len(text))), str(random.choice(list("aeioklmnrst19XB'*-.")))
         before, here, after = text[:place], text[place], text[place + 1:]
-        text = str(random.choice([before + after, before + here + letter + after, before + letter + after,
-                                  before + here.swapcase() + after, text[0].swapcase() + text[1:]])) or letter
+        text = str(random.choice([before + after, before + here + letter + after, before + letter + after])) or letter
     return text.strip() or "o"
 
 

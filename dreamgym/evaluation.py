@@ -212,7 +212,8 @@ class Fidelity(NamedTuple):
         "trustworthy, doubtful or flattering: the aim is 90% and a gap of at most 10 points, the limit 80%."
         if self.balanced_reward_accuracy < 0.8:
             return "flattering"
-        return "trustworthy" if self.balanced_reward_accuracy >= 0.9 and abs(self.gap) <= 0.1 else "doubtful"
+        close = abs(self.gap) <= 0.1 + 1e-9  # 0.6 - 0.5 is a little more than 0.1
+        return "trustworthy" if self.balanced_reward_accuracy >= 0.9 and close else "doubtful"
 
     def row(self) -> dict:
         "As JSON."

@@ -345,11 +345,11 @@ def choose_steps(
     lengths: Sequence[int],  # tokens of each
     budget: int,  # tokens in all
     seed: int = 0,
-    effort: Sequence[float] | None = None,  # of each; a pile is drawn from in proportion to its mean. None: all alike
+    effort: Sequence[float] | None = None,  # of each; a pile's turns go with the root of its mean. None: all alike
 ) -> list[int]:  # indices, at most `budget` tokens
     "Fill the budget over task types and outcomes in turn, so that failures weigh as much as successes."
     piles = _piles(steps, np.random.default_rng(derive_seed(seed, "choose")))
-    share = {key: float(np.mean([effort[i] for i in pile])) if effort else 1.0 for key, pile in piles.items()}
+    share = {key: float(np.mean([effort[i] for i in pile]))**0.5 if effort else 1.0 for key, pile in piles.items()}
     chosen, used, taken = [], 0, dict.fromkeys(piles, 0)
     while live := [key for key in piles if piles[key]]:
         key = min(live, key=lambda key: (taken[key] + 1) / share[key])
@@ -382,7 +382,7 @@ def fit(
     chosen = choose_steps(steps, lengths, left, seed, effort)
     pages = [(steps[i].query.task.id, steps[i].query.state) for i in chosen] + list(range(len(extra)))
     chosen = [examples[i] for i in chosen] + list(extra)
-    losses = self.model.train_supervised(chosen, epochs, learning_rate, 512, seed=seed, watch=watch, groups=pages)
+    losses = self.model.train_supervised(chosen, epochs, learning_rate, 768, seed=seed, watch=watch, groups=pages)
     self.forget()
     return losses
 

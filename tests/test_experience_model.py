@@ -261,10 +261,10 @@ def test_the_budget_is_filled_evenly():
 
 def test_what_takes_more_effort_is_practised_more():
     examples = make_examples(("a",), 60)
-    effort = [3.0 if e.transition.done else 1.0 for e in examples]
+    effort = [9.0 if e.transition.done else 1.0 for e in examples]
     chosen = choose_steps(examples, [10] * len(examples), budget=700, seed=1, effort=effort)
     ended = sum(examples[i].transition.done for i in chosen)
-    assert len(chosen) == 70 and abs(ended - 60) <= 2, "two piles of endings at three, one of other steps at one"
+    assert len(chosen) == 70 and abs(ended - 60) <= 2, "two piles of endings at the root of nine, one of other steps at one"
     # a pile that runs out leaves its share to the others
     few = [e for e in examples if not e.transition.done] + [e for e in examples if e.transition.done][:4]
     assert len(choose_steps(few, [10] * len(few), 10_000, effort=[1.0] * len(few))) >= len(few) - 4
