@@ -565,7 +565,7 @@ def seed_numbers(
         seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
     return list(dict.fromkeys(seeds))
 
-
+# %% ../nbs/91_command_line.ipynb #42ba9d75
 @contextlib.contextmanager
 def _following(run: Run, console: Console) -> Iterator[None]:
     "Say which stage is under way, where there is a terminal, and a line for every finished one."
@@ -629,7 +629,7 @@ def _seed_table(path: Path, scale: str, console: Console) -> None:
                       *compared)
     console.print(table)
 
-
+# %% ../nbs/91_command_line.ipynb #42ba9d77
 @app.command()
 def experiment(
     scale: Annotated[str, typer.Option(help="Size: quick, cpu, gpu or paper.")] = "",

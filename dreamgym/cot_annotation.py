@@ -160,7 +160,7 @@ def _check_of_element(named: Sequence[str], touched: Element, elements: Sequence
     verdict = "yes" if won or label in named else "no"  # what wins is what was meant: Close for x
     return f"{label} for {match} {verdict}" if named else "only a field"
 
-
+# %% ../nbs/04_cot_annotation.ipynb #311697f4
 def _check(task: Task, transition: Transition) -> str:
     "The comparison that decides a click; nothing for other actions."
     elements, named = parse_state(transition.state), named_texts(task.goal, transition.state)

@@ -7,9 +7,9 @@ Docs: https://dreamgym.github.io/dreamgym/experience_model.html.md"""
 # %% auto #0
 __all__ = ['Retriever', 'Demonstration', 'Query', 'demonstration_of', 'experience_prompt', 'ExperienceExample', 'annotated_steps',
            'Imagined', 'render_answer', 'AnswerError', 'parse_answer', 'transition_text', 'nearest_rows', 'ground',
-           'ExperienceModel', 'choose_steps', 'DreamBatch', 'DreamEnvironment', 'variation_prompt',
-           'variation_examples', 'judge_answers', 'split_steps', 'new_experience_model', 'experience_steps',
-           'experience_model', 'load_experience_model']
+           'ExperienceModel', 'choose_steps', 'judgement_examples', 'DreamBatch', 'DreamEnvironment',
+           'variation_prompt', 'variation_examples', 'judge_answers', 'split_steps', 'new_experience_model',
+           'experience_steps', 'experience_model', 'load_experience_model']
 
 # %% ../nbs/05_experience_model.ipynb #be9f0750
 import re
@@ -386,6 +386,44 @@ def fit(
     self.forget()
     return losses
 
+# %% ../nbs/05_experience_model.ipynb #8c8e4f81
+_VERDICT = re.compile(r"( (?:yes|no|not complete|complete)(?=[,.]))")
+
+
+def _judgement(model: LanguageModel, clause: str, weight: float) -> Example:
+    "A comparison as an example: loss on its verdicts and on what follows from them, none on the compared texts."
+    texts, verdicts = _VERDICT.split(clause)[::2], _VERDICT.split(clause)[1::2]
+    pieces = [(text, 0.0) for text in texts[:-1]] + [(texts[-1], weight)]
+    pieces = [part for pair in zip(pieces, [(v, weight) for v in verdicts] + [("", 0.0)], strict=True) for part in pair]
+    ids = [(model.encode(text), share) for text, share in pieces if text]
+    completion = [token for tokens, _ in ids for token in tokens] + [model.end]
+    weights = [share for tokens, share in ids for _ in tokens] + [1.0]
+    return Example(model.encode(" Check:"), completion, weights)
+
+
+def judgement_examples(
+    model: LanguageModel,
+    steps: Sequence[ExperienceExample],  # annotated; those with a comparison are used, each comparison once
+    count: int,  # examples at most
+    weight: float = 1.0,  # of the verdicts
+    seed: int = 0,
+) -> list[Example]:  # task types and outcomes in turn
+    "Comparisons without their pages: many verdicts for few tokens."
+    random, piles, seen = np.random.default_rng(derive_seed(seed, "judgements")), {}, set()
+    for i in random.permutation(len(steps)).tolist():
+        step = steps[i].transition
+        clause = step.reasoning.partition(" Check:")[2]
+        clause += "\n" + render_answer(step)[1] if step.done else ""
+        if step.done and " for " in clause and clause not in seen:
+            seen.add(clause)
+            piles.setdefault((steps[i].query.task.kind, step.reward), []).append(clause)
+    output: list[Example] = []
+    while len(output) < count and any(piles.values()):
+        for key in sorted(piles):
+            if piles[key] and len(output) < count:
+                output.append(_judgement(model, piles[key].pop(), weight))
+    return output
+
 # %% ../nbs/05_experience_model.ipynb #58143a5e
 class DreamBatch(BatchEnvironment):
     "Many imagined episodes that step together. Same model, tasks and actions give the same pages."
@@ -549,6 +587,7 @@ def experience_model(
         model = new_experience_model(run)
         tasks = [s.query.task for s in training]
         extra = variation_examples(model.model, tasks, sizes.variation_examples, run.seed)
+        extra += judgement_examples(model.model, training, sizes.judgement_examples, sizes.outcome_weight, run.seed)
         losses = model.fit(
             training, sizes.experience_epochs, sizes.experience_token_budget, sizes.experience_learning_rate,
             sizes.outcome_weight, extra, derive_seed(run.seed, "experience"),

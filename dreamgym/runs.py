@@ -9,7 +9,9 @@ __all__ = ['QUICK_KINDS', 'CPU_KINDS', 'size', 'Scale', 'derive_seed', 'set_seed
            'data_folder', 'RunBusy', 'Run', 'Picture', 'system_picture']
 
 # %% ../nbs/01_runs.ipynb #1b6ed17e
+import ctypes
 import errno
+import gc
 import hashlib
 import json
 import os
@@ -65,6 +67,7 @@ class Scale:
     experience_token_budget: int = size(90_000, "training tokens")
     outcome_weight: float = size(3.0, "weight of the tokens that carry the reward", "1 (equation 5)")
     variation_examples: int = size(40, "task pairs in the experience model's training")
+    judgement_examples: int = size(300, "comparisons without their pages in the experience model's training")
     retrieved: int = size(1, "demonstrations (k)", elsewhere="an introduction: 3")
     history_length: int = size(2, "past steps", elsewhere="verl-agent's scripts: 2")
     iterations: int = size(8, "policy updates in the dream", paper="curves of about 150 steps (Fig. 3)")
@@ -267,6 +270,13 @@ def _disk_is_full(error: BaseException) -> bool:
     "Does an error say that no space is left? Some libraries say it only in words."
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
 
+
+def _give_memory_back() -> None:
+    "Collect garbage and return free pages of the heap to the system, where the C library can do that."
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
 # %% ../nbs/01_runs.ipynb #89b0de4c
 @patch
 def build(
@@ -294,6 +304,7 @@ def build(
                                     "was kept; free some space and run the same command again.") from error
             raise
         os.replace(temporary, target)
+        _give_memory_back()
         with suppress(OSError):  # a full disk: the result is there, and the next stage will say it
             self._log_stage(name, time.monotonic() - start)
     return target

@@ -5,6 +5,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import dreamgym.experience_model as module
+from dreamgym.cot_annotation import explain_transition
 from dreamgym.environments import Element, render_state
 from dreamgym.experience_model import (
     Demonstration,
@@ -20,6 +21,7 @@ from dreamgym.experience_model import (
     experience_prompt,
     ground,
     judge_answers,
+    judgement_examples,
     nearest_rows,
     parse_answer,
     render_answer,
@@ -268,6 +270,30 @@ def test_what_takes_more_effort_is_practised_more():
     # a pile that runs out leaves its share to the others
     few = [e for e in examples if not e.transition.done] + [e for e in examples if e.transition.done][:4]
     assert len(choose_steps(few, [10] * len(few), 10_000, effort=[1.0] * len(few))) >= len(few) - 4
+
+
+def told_by(model, example):
+    "The words of an example that carry loss."
+    return model.decode([t for t, w in zip(example.completion, example.weights, strict=True) if w > 1]).strip()
+
+
+def test_judgements_alone_carry_loss_on_their_verdicts_only(tiny):
+    page, goal = "[1] input '{}'\n[2] button 'Go'", 'Enter "no" and press Go.'
+    steps = []
+    for number, (typed, reward) in enumerate([("no", 1.0), ("yes", 0.0), ("", 0.0), ("no", 1.0)]):
+        task = Task(id=f"a/{number}", kind="a", seed=number, goal=goal, start_state=page.format(""))
+        step = Transition(state=page.format(typed), action="click 2", next_state=END_STATE, reward=reward, done=True)
+        step = step.model_copy(update={"reasoning": explain_transition(task, step)})
+        steps.append(ExperienceExample(Query(task, step.state, step.action), step, number))
+    found = judgement_examples(tiny.model, steps, 10, weight=3.0, seed=1)
+    assert len(found) == 3, "equal comparisons count once"
+    told = {tiny.model.decode(e.completion).split(" for ")[0].strip(): told_by(tiny.model, e) for e in found}
+    assert told["no"] == "yes complete. This ends the task well.\n=> success"
+    assert told["yes"] == told["nothing"] == "no not complete. This ends the task badly.\n=> failure"
+    assert all("badly" in words for name, words in told.items() if name != "no")
+    assert all(set(e.weights) <= {0.0, 1.0, 3.0} and len(e.weights) == len(e.completion) for e in found)
+    assert [e.completion for e in judgement_examples(tiny.model, steps, 2, seed=1)] == [e.completion for e in found[:2]]
+    assert judgement_examples(tiny.model, steps, 0) == judgement_examples(tiny.model, [], 5) == []
 
 
 def test_no_ending_prevails():
