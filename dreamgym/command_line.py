@@ -629,7 +629,7 @@ def _seed_table(path: Path, scale: str, console: Console) -> None:
                       *compared)
     console.print(table)
 
-# %% ../nbs/91_command_line.ipynb #42ba9d77
+# %% ../nbs/91_command_line.ipynb #53bb430a
 @app.command()
 def experiment(
     scale: Annotated[str, typer.Option(help="Size: quick, cpu, gpu or paper.")] = "",
