@@ -10,8 +10,8 @@ __all__ = ['StepResult', 'INSTALL_COMMAND', 'TRAINING_KINDS', 'HELD_OUT_KINDS', 
            'parse_action', 'check_action', 'TextEnvironment', 'make_task', 'task_of', 'BatchEnvironment', 'BatchOf',
            'invalid_result', 'BrowserMissing', 'find_browser', 'install_browser', 'start_chrome', 'quit_chrome',
            'PageReport', 'Browser', 'MiniWobBatch', 'MiniWobEnvironment', 'goal_fields', 'oracle_action',
-           'play_episodes', 'wrong_action', 'collect_trajectories', 'PanelError', 'make_panels', 'panel_hash',
-           'load_panel', 'offline_data', 'start_tasks', 'sample_trajectories']
+           'play_episodes', 'misspelled', 'wrong_action', 'collect_trajectories', 'PanelError', 'make_panels',
+           'panel_hash', 'load_panel', 'offline_data', 'start_tasks', 'sample_trajectories']
 
 # %% ../nbs/02_environments.ipynb #61cc5c6d
 import json
@@ -810,7 +810,10 @@ def play_episodes(
             if path else None for task, path, end in zip(tasks, steps, cut, strict=True)]
 
 # %% ../nbs/02_environments.ipynb #f6c4eb5f
-def _misspelled(text: str, random: np.random.Generator) -> str:
+def misspelled(
+    text: str,  # not empty
+    random: np.random.Generator,  # chooses the errors
+) -> str:  # not empty; short texts may come back unchanged
     "One or two typing errors: a letter lost, added or exchanged; or letters in the wrong case."
     if random.random() < 0.4:
         return str(random.choice([text.swapcase(), text.lower(), text.upper(), text[0].swapcase() + text[1:]]))
@@ -826,7 +829,7 @@ def _wrong_text(right: str, task: Task, random: np.random.Generator, others: Seq
     words = [w.strip('".,') for w in task.goal.split()]
     made_up = "".join(random.choice(list("abcdeiklmnorstuvxyABEKX0149"), int(random.integers(2, 8))))
     quoted = re.findall(r'"([^"]+)"', task.goal)
-    pool = [*(_misspelled(right, random) for _ in range(5)), made_up, str(random.choice(words)),
+    pool = [*(misspelled(right, random) for _ in range(5)), made_up, str(random.choice(words)),
             *([str(random.choice(quoted))] if len(quoted) > 1 else []), *random.choice(others or [made_up], 2).tolist()]
     return str(random.choice([text for text in pool if text not in ("", right)] or [right + "1"]))
 

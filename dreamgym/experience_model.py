@@ -29,6 +29,7 @@ from dreamgym.environments import (
     StepResult,
     TextEnvironment,
     check_action,
+    misspelled,
     parse_action,
     parse_state,
     render_element,
@@ -388,6 +389,7 @@ def fit(
 
 # %% ../nbs/05_experience_model.ipynb #8c8e4f81
 _VERDICT = re.compile(r"( (?:yes|no|not complete|complete)(?=[,.]))")
+_RIGHT = re.compile(r"(?:^ |, )([^,]+?) for \1 yes")
 
 
 def _judgement(model: LanguageModel, clause: str, weight: float) -> Example:
@@ -401,10 +403,21 @@ def _judgement(model: LanguageModel, clause: str, weight: float) -> Example:
     return Example(model.encode(" Check:"), completion, weights)
 
 
+def _varied(clause: str, random: np.random.Generator, wrong: bool) -> str:
+    "A right comparison with another text on both sides; where `wrong`, with a typing error on one."
+    name = str(random.choice(_RIGHT.findall(clause)))
+    other = misspelled(name, random)
+    held = next((text for text in (misspelled(other, random) for _ in range(9)) if text != other), "nothing")
+    if not wrong:
+        return clause.replace(f"{name} for {name} yes", f"{other} for {other} yes")
+    clause = clause.replace(f"{name} for {name} yes", f"{held} for {other} no").replace(", complete", ", not complete")
+    return clause.replace("well.\n=> success", "badly.\n=> failure")
+
+# %% ../nbs/05_experience_model.ipynb #8c8e4f83
 def judgement_examples(
     model: LanguageModel,
     steps: Sequence[ExperienceExample],  # annotated; those with a comparison are used, each comparison once
-    count: int,  # examples at most
+    count: int,  # examples in all; where the data has fewer, right comparisons are varied
     weight: float = 1.0,  # of the verdicts
     seed: int = 0,
 ) -> list[Example]:  # task types and outcomes in turn
@@ -417,12 +430,12 @@ def judgement_examples(
         if step.done and " for " in clause and clause not in seen:
             seen.add(clause)
             piles.setdefault((steps[i].query.task.kind, step.reward), []).append(clause)
-    output: list[Example] = []
-    while len(output) < count and any(piles.values()):
-        for key in sorted(piles):
-            if piles[key] and len(output) < count:
-                output.append(_judgement(model, piles[key].pop(), weight))
-    return output
+    right, clauses = [clause for key, pile in piles.items() if key[1] for clause in pile if _RIGHT.search(clause)], []
+    while len(clauses) < count and any(piles.values()):
+        clauses += [piles[key].pop() for key in sorted(piles) if piles[key]][:count - len(clauses)]
+    while len(clauses) < count and right:
+        clauses.append(_varied(right[len(clauses) % len(right)], random, wrong=len(clauses) // len(right) % 2 == 1))
+    return [_judgement(model, clause, weight) for clause in clauses]
 
 # %% ../nbs/05_experience_model.ipynb #58143a5e
 class DreamBatch(BatchEnvironment):

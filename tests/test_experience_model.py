@@ -1,5 +1,7 @@
 "The experience model: its prompt, its strict answers, grounding, the two losses, and the dream as an environment."
 
+import re
+
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
@@ -285,8 +287,8 @@ def test_judgements_alone_carry_loss_on_their_verdicts_only(tiny):
         step = Transition(state=page.format(typed), action="click 2", next_state=END_STATE, reward=reward, done=True)
         step = step.model_copy(update={"reasoning": explain_transition(task, step)})
         steps.append(ExperienceExample(Query(task, step.state, step.action), step, number))
-    found = judgement_examples(tiny.model, steps, 10, weight=3.0, seed=1)
-    assert len(found) == 3, "equal comparisons count once"
+    found = judgement_examples(tiny.model, steps, 3, weight=3.0, seed=1)
+    assert len({tuple(e.completion) for e in found}) == 3, "equal comparisons count once"
     told = {tiny.model.decode(e.completion).split(" for ")[0].strip(): told_by(tiny.model, e) for e in found}
     assert told["no"] == "yes complete. This ends the task well.\n=> success"
     assert told["yes"] == told["nothing"] == "no not complete. This ends the task badly.\n=> failure"
@@ -294,6 +296,24 @@ def test_judgements_alone_carry_loss_on_their_verdicts_only(tiny):
     assert all(set(e.weights) <= {0.0, 1.0, 3.0} and len(e.weights) == len(e.completion) for e in found)
     assert [e.completion for e in judgement_examples(tiny.model, steps, 2, seed=1)] == [e.completion for e in found[:2]]
     assert judgement_examples(tiny.model, steps, 0) == judgement_examples(tiny.model, [], 5) == []
+    lost = [step for step in steps if not step.transition.reward]
+    assert len(judgement_examples(tiny.model, lost, 10)) == 2, "only right comparisons are varied"
+
+
+def test_where_comparisons_run_out_others_with_a_true_verdict_are_made(tiny):
+    page, goal = "[1] input '{}'\n[2] input '{}'\n[3] button 'Go'", 'Enter the name "jess" and the password "XYdmf", press Go.'
+    task = Task(id="a/0", kind="a", goal=goal, start_state=page.format("", ""))
+    step = Transition(state=page.format("jess", "XYdmf"), action="click 3", next_state=END_STATE, reward=1.0, done=True)
+    step = step.model_copy(update={"reasoning": explain_transition(task, step)})
+    found = judgement_examples(tiny.model, [ExperienceExample(Query(task, step.state, step.action), step, 0)], 41, seed=1)
+    texts = [tiny.model.decode(e.completion).removesuffix("<end>").strip() for e in found]
+    assert len(texts) == 41 and len(set(texts)) > 30
+    for text in texts:
+        pairs = re.findall(r"(\S+) for (\S+) (yes|no)", text)
+        assert len(pairs) == 2 and all((held == named) == (verdict == "yes") for held, named, verdict in pairs), text
+        good = all(verdict == "yes" for *_, verdict in pairs)
+        assert ("not complete" not in text) == ("well.\n=> success" in text) == good
+    assert sum("success" in text for text in texts) == 21
 
 
 def test_no_ending_prevails():
