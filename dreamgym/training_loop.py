@@ -74,7 +74,7 @@ class LoopState:
         self.learner.save(folder)  # the optimiser's moments and PPO's critic
         if self.buffer is not None:
             self.buffer.save(folder / "buffer")
-        (folder / "invented.jsonl").write_text("".join(t.model_dump_json() + "\n" for t in self.invented))
+        (folder / "invented.jsonl").write_text("".join(t.model_dump_json() + "\n" for t in self.invented), encoding="utf-8")
 
     def load(self, folder: Path) -> None:
         "The inverse of `save`, into the same objects."
@@ -82,7 +82,7 @@ class LoopState:
         self.learner.load(folder)
         if self.buffer is not None:
             self.buffer = ReplayBuffer.load(folder / "buffer", self.buffer.embedder, self.buffer.k)
-        lines = (folder / "invented.jsonl").read_text().splitlines()
+        lines = (folder / "invented.jsonl").read_text(encoding="utf-8").splitlines()
         self.invented = [Task.model_validate_json(line) for line in lines]
 
 # %% ../nbs/11_training_loop.ipynb #ef7ad615

@@ -1,0 +1,236 @@
+"The loop: what an iteration does, what a variation must survive, and that an interruption changes no number."
+
+import json
+
+import pytest
+import torch
+
+from dreamgym.environments import BatchEnvironment, BatchOf, check_action, make_task, parse_action
+from dreamgym.experience_model import Imagined
+from dreamgym.language_model import LanguageModel, Sample
+from dreamgym.policy_optimization import Learner
+from dreamgym.rollouts import Agent, Rollout
+from dreamgym.runs import Run, Scale
+from dreamgym.trajectories import END_STATE, FAILURE_STATE, Task, read_trajectories
+from dreamgym.training_loop import (
+    LoopState,
+    _train,
+    groups_of,
+    invent_tasks,
+    iteration_metrics,
+    run_iteration,
+    settings_of,
+    try_out_in,
+)
+
+SCALE = Scale.named("quick", tasks_per_iteration=3, group_size=4, policy_learning_rate=1e-2, variations=2)
+
+
+class Letters:
+    "One page with two buttons; which of them wins depends on the seed. Anything that is no click fails."
+
+    maximum_steps = 2
+
+    def reset(self, seed, options):
+        self.right = 1 + seed % 2
+        return "[1] button 'a'\n[2] button 'b'", {"goal": f"Press {'ab'[seed % 2]}."}
+
+    def step(self, action):
+        check_action(move := parse_action(action), "[1] button 'a'\n[2] button 'b'")
+        return END_STATE, float(move.element == self.right), True, False, {}
+
+
+class Clicker:
+    "An agent without a model: rollout after rollout it clicks the first, then the second button."
+
+    def prompt(self, task, state, history=()):
+        return [1, 2, 3]
+
+    def act(self, prompts, temperature=1.0, seed=0):
+        return [(f"click {1 + i % 2}", Sample([7], [-0.5])) for i in range(len(prompts))]
+
+
+class Counting:
+    "A learner that only counts."
+
+    def __init__(self):
+        self.seen = []
+
+    def update(self, rollouts, seed=0, watch=None):
+        self.seen.append([r.reward for r in rollouts])
+        return {"return": 0.5}
+
+
+class Buffer:
+    "A buffer that keeps what it is given."
+
+    embedder = type("", (), {"embed": staticmethod(lambda texts: pytest.fail("only PPO groups tasks by their goals"))})
+
+    def __init__(self):
+        self.groups, self.solved = [], set()
+
+    def enrich(self, groups):
+        self.groups += groups
+        return 2 * len(groups)
+
+    def prune(self, solved):
+        self.solved |= solved
+        return 1
+
+
+class World:
+    "An experience model by rule: a page with a button named `broken` has no answer, one named `lost` only fails."
+
+    def __init__(self, texts=()):
+        self.texts, self.parents = list(texts), []
+
+    def imagine(self, queries):
+        return [Imagined("", FAILURE_STATE, 0.0, True, valid=False) if "broken" in q.state
+                else Imagined("It ends.", END_STATE, float("lost" not in q.state), True) for q in queries]
+
+    def invent(self, parents, seed=0):
+        self.parents = list(parents)
+        return [self.texts[i % len(self.texts)] for i in range(len(parents))]
+
+
+def tasks_named(*numbers) -> list[Task]:
+    return [make_task("letters", n) for n in numbers]
+
+
+def test_trajectories_are_put_together_by_group():
+    rollouts = run_iteration(LoopState(Clicker(), Counting(), None), BatchOf(Letters), tasks_named(0, 1, 2), SCALE, 0).rollouts
+    mixed = rollouts[::2] + rollouts[1::2]
+    groups = groups_of(mixed)
+    assert [len(group) for group in groups] == [4, 4, 4]
+    assert [{t.task.id for t in group} for group in groups] == [{"letters/0"}, {"letters/1"}, {"letters/2"}]
+    assert groups_of([]) == []
+
+
+@pytest.mark.parametrize(("names", "problem"), [
+    ("ab", ""), (("broken", "b"), "the experience model has no answer"), (("lost", "lost2"), "every click fails")])
+def test_a_variation_is_tried_before_it_is_used(names, problem):
+    state = "\n".join(f"[{i}] button '{name}'" for i, name in enumerate(names, 1))
+    task = make_task("letters", 5).model_copy(update={"goal": "Press a.", "start_state": state})
+    assert try_out_in(World())([task]) == [problem]
+
+
+def test_an_iteration_updates_counts_and_fills_the_buffer():
+    buffer, learner, world = Buffer(), Counting(), World([" Press c.\nPage:\n[1] button 'c'\n[2] button 'd'", "nonsense"])
+    environment = BatchOf(Letters)
+    environment.model = world
+    state = LoopState(Clicker(), learner, buffer, invented=tasks_named(9))
+    tasks = [t.model_copy(update={"synthetic": n == 2}) for n, t in enumerate(tasks_named(0, 1, 2))]
+    result = run_iteration(state, environment, tasks, SCALE, seed=1)
+    assert len(result.rollouts) == 12 and learner.seen == [[r.reward for r in result.rollouts]]
+    assert {r.reward for r in result.rollouts} == {0.0, 1.0}
+    found = result.metrics
+    assert (found["return"], found["transitions"], found["invalid"], found["synthetic_tasks"]) == (0.5, 12, 0, 1)
+    assert len(buffer.groups) == 3 and buffer.solved == set() and found["buffer_added"] == 6
+    assert found["tasks_accepted"] + found["tasks_rejected"] == len(result.judged) == len(world.parents) == 2
+    assert found["tasks_rejected"] >= 1, "nonsense is no task"
+    assert [t.id for t in state.invented][-1] == "letters/9", "earlier inventions stay, new ones come first"
+    assert len(state.invented) == 1 + found["tasks_accepted"]
+
+
+def test_on_real_pages_nothing_is_invented():
+    state = LoopState(Clicker(), Counting(), None)
+    result = run_iteration(state, BatchOf(Letters), tasks_named(0, 1), SCALE, seed=1)
+    assert result.judged == [] and "buffer_added" not in result.metrics and state.invented == []
+
+
+def test_solved_tasks_leave_the_buffer_and_hopeless_ones_are_not_varied():
+    class Sure(Clicker):
+        def act(self, prompts, temperature=1.0, seed=0):
+            return [("click 1", Sample([7], [-0.5])) for _ in prompts]
+
+    environment, buffer = BatchOf(Letters), Buffer()
+    environment.model = World(["nonsense"])
+    result = run_iteration(LoopState(Sure(), Counting(), buffer), environment, tasks_named(0, 1), SCALE, 0)
+    assert buffer.solved == {"letters/0"}
+    assert result.judged == [], "no rewards vary: nothing is worth a variation"
+
+
+def test_the_tasks_whose_rewards_vary_most_are_varied():
+    tasks, rewards = tasks_named(0, 1, 2, 3), [(1, 1, 1, 0), (1, 0, 1, 0), (0, 0, 0, 0), (1, 1, 1, 1)]
+    made = run_iteration(LoopState(Clicker(), Counting(), None), BatchOf(Letters), tasks, SCALE, 0).rollouts
+    rollouts = []
+    for i, rollout in enumerate(made):
+        last = rollout.trajectory.transitions[-1].model_copy(update={"reward": float(rewards[i // 4][i % 4])})
+        trajectory = rollout.trajectory.model_copy(update={"transitions": (last,)})
+        rollouts.append(Rollout(trajectory, rollout.turns, rollout.group))
+    world = World(["nonsense"])
+    invent_tasks(world, tasks, rollouts, SCALE, seed=0)
+    assert [t.id for t in world.parents] == ["letters/1", "letters/1"]
+
+
+# --- stages
+
+
+@pytest.fixture
+def new_state(tiny_model_folder):
+    "A function that makes the same small agent and learner each time."
+    def make() -> LoopState:
+        model = LanguageModel.load(str(tiny_model_folder), rank=3, device="cpu", dtype="float32")
+        generator = torch.Generator().manual_seed(1)
+        for layer in model.adapted.values():
+            layer.lora_b.data.normal_(0, 0.1, generator=generator)
+        return LoopState(Pressing(model, maximum_tokens=4), Learner(model, settings_of(SCALE)), None)
+
+    return make
+
+
+class Pressing(Agent):
+    "Its first token decides which button it clicks, so that a random model wins about half the time."
+
+    def act(self, prompts, temperature=1.0, seed=0):
+        drawn = self.model.sample(prompts, 1, temperature, seed)
+        return [(f"click {1 + sample.tokens[0] % 2}", sample) for sample in drawn]
+
+
+class Interrupted(BatchEnvironment):
+    "Real pages until the power goes, at the given start of a batch."
+
+    def __init__(self, at=None):
+        self.inner, self.at, self.starts = BatchOf(Letters, real=True), at, 0
+        self.maximum_steps, self.real = 2, True
+
+    def reset_batch(self, tasks):
+        self.starts += 1
+        if self.starts == self.at:
+            raise KeyboardInterrupt
+        return self.inner.reset_batch(tasks)
+
+    def step_batch(self, actions):
+        return self.inner.step_batch(actions)
+
+
+def trained(path, new_state, environment):
+    run = Run.open(path, SCALE, 0)
+    pick = lambda state, seed: tasks_named(*(seed % 100 + n for n in range(3)))  # noqa: E731
+    return run, _train(run, "real", new_state(), environment, pick, 3)
+
+
+def test_an_interruption_changes_no_number(tmp_path, new_state):
+    whole, adapter = trained(tmp_path / "whole", new_state, Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "cut", new_state, Interrupted(at=3))
+    assert sorted(p.name for p in (tmp_path / "cut" / "real").iterdir() if not p.name.startswith(".")) == ["0001", "0002"]
+    again = Interrupted()
+    cut, same = trained(tmp_path / "cut", new_state, again)
+    assert again.starts == 1, "finished iterations are not made again"
+    assert iteration_metrics(cut, "real") == iteration_metrics(whole, "real")
+    assert len(iteration_metrics(whole, "real")) == 3
+    assert (same / "adapter_model.safetensors").read_bytes() == (adapter / "adapter_model.safetensors").read_bytes()
+    first, last = ((whole.path / "real" / n / "agent" / "adapter_model.safetensors").read_bytes() for n in ("0001", "0003"))
+    assert first != last, "something was learned"
+
+
+def test_each_iteration_leaves_its_evidence(tmp_path, new_state):
+    run, _ = trained(tmp_path / "run", new_state, Interrupted())
+    for number, metrics in enumerate(iteration_metrics(run, "real"), 1):
+        folder = run.path / "real" / f"{number:04d}"
+        episodes = read_trajectories(folder / "rollouts.jsonl")
+        assert len(episodes) == 12 and all(t.real for t in episodes)
+        assert metrics["transitions"] == sum(map(len, episodes))
+        assert json.loads((folder / "judged.json").read_text()) == []
+    assert iteration_metrics(run, "nowhere") == []
