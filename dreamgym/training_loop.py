@@ -74,7 +74,8 @@ class LoopState:
         self.learner.save(folder)  # the optimiser's moments and PPO's critic
         if self.buffer is not None:
             self.buffer.save(folder / "buffer")
-        (folder / "invented.jsonl").write_text("".join(t.model_dump_json() + "\n" for t in self.invented), encoding="utf-8")
+        lines = "".join(task.model_dump_json() + "\n" for task in self.invented)
+        (folder / "invented.jsonl").write_text(lines, encoding="utf-8")
 
     def load(self, folder: Path) -> None:
         "The inverse of `save`, into the same objects."

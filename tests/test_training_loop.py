@@ -98,7 +98,8 @@ def tasks_named(*numbers) -> list[Task]:
 
 
 def test_trajectories_are_put_together_by_group():
-    rollouts = run_iteration(LoopState(Clicker(), Counting(), None), BatchOf(Letters), tasks_named(0, 1, 2), SCALE, 0).rollouts
+    state = LoopState(Clicker(), Counting(), None)
+    rollouts = run_iteration(state, BatchOf(Letters), tasks_named(0, 1, 2), SCALE, 0).rollouts
     mixed = rollouts[::2] + rollouts[1::2]
     groups = groups_of(mixed)
     assert [len(group) for group in groups] == [4, 4, 4]
@@ -115,7 +116,8 @@ def test_a_variation_is_tried_before_it_is_used(names, problem):
 
 
 def test_an_iteration_updates_counts_and_fills_the_buffer():
-    buffer, learner, world = Buffer(), Counting(), World([" Press c.\nPage:\n[1] button 'c'\n[2] button 'd'", "nonsense"])
+    buffer, learner = Buffer(), Counting()
+    world = World([" Press c.\nPage:\n[1] button 'c'\n[2] button 'd'", "nonsense"])
     environment = BatchOf(Letters)
     environment.model = world
     state = LoopState(Clicker(), learner, buffer, invented=tasks_named(9))
@@ -214,14 +216,16 @@ def test_an_interruption_changes_no_number(tmp_path, new_state):
     whole, adapter = trained(tmp_path / "whole", new_state, Interrupted())
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path / "cut", new_state, Interrupted(at=3))
-    assert sorted(p.name for p in (tmp_path / "cut" / "real").iterdir() if not p.name.startswith(".")) == ["0001", "0002"]
+    finished = sorted(path.name for path in (tmp_path / "cut" / "real").iterdir() if not path.name.startswith("."))
+    assert finished == ["0001", "0002"]
     again = Interrupted()
     cut, same = trained(tmp_path / "cut", new_state, again)
     assert again.starts == 1, "finished iterations are not made again"
     assert iteration_metrics(cut, "real") == iteration_metrics(whole, "real")
     assert len(iteration_metrics(whole, "real")) == 3
-    assert (same / "adapter_model.safetensors").read_bytes() == (adapter / "adapter_model.safetensors").read_bytes()
-    first, last = ((whole.path / "real" / n / "agent" / "adapter_model.safetensors").read_bytes() for n in ("0001", "0003"))
+    weights = "adapter_model.safetensors"
+    assert (same / weights).read_bytes() == (adapter / weights).read_bytes()
+    first, last = ((whole.path / "real" / n / "agent" / weights).read_bytes() for n in ("0001", "0003"))
     assert first != last, "something was learned"
 
 
