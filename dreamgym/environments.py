@@ -816,7 +816,8 @@ def misspelled(
 ) -> str:  # not empty; short texts may come back unchanged
     "One or two typing errors: a letter lost, added or exchanged; or letters in the wrong case."
     if random.random() < 0.4:
-        return str(random.choice([text.swapcase(), text.lower(), text.upper(), text[0].swapcase() + text[1:]]))
+        first = text[0].swapcase() + text[1:]  # what models slip on most
+        return str(random.choice([first, first, first, text.lower(), text.upper(), text.swapcase()]))
     for _ in range(int(random.integers(1, 3))):
         place, letter = int(random.integers(len(text))), str(random.choice(list("aeioklmnrst19XB'*-.")))
         before, here, after = text[:place], text[place], text[place + 1:]
