@@ -389,29 +389,34 @@ def fit(
 
 # %% ../nbs/05_experience_model.ipynb #8c8e4f81
 _VERDICT = re.compile(r"( (?:yes|no|not complete|complete)(?=[,.]))")
-_RIGHT = re.compile(r"(?:^ |, )([^,]+?) for \1 yes")
+_RIGHT = re.compile(r"(?:: |, )([^,:]+?) for \1 yes")
 
 
-def _judgement(model: LanguageModel, clause: str, weight: float) -> Example:
-    "A comparison as an example: loss on its verdicts and on what follows from them, none on the compared texts."
+def _judgement(model: LanguageModel, trace: tuple[str, str], weight: float) -> Example:
+    "Facts and comparison as an example: loss on the verdicts and on what follows, none on facts and compared texts."
+    facts, clause = trace
     texts, verdicts = _VERDICT.split(clause)[::2], _VERDICT.split(clause)[1::2]
     pieces = [(text, 0.0) for text in texts[:-1]] + [(texts[-1], weight)]
     pieces = [part for pair in zip(pieces, [(v, weight) for v in verdicts] + [("", 0.0)], strict=True) for part in pair]
     ids = [(model.encode(text), share) for text, share in pieces if text]
     completion = [token for tokens, _ in ids for token in tokens] + [model.end]
     weights = [share for tokens, share in ids for _ in tokens] + [1.0]
-    return Example(model.encode(" Check:"), completion, weights)
+    return Example(model.encode("Think:") + model.encode(facts), completion, weights)
 
 
-def _varied(clause: str, random: np.random.Generator, wrong: bool) -> str:
+def _varied(trace: tuple[str, str], random: np.random.Generator, wrong: bool) -> tuple[str, str]:
     "A right comparison with another text on both sides; where `wrong`, with a typing error on one."
-    name = str(random.choice(_RIGHT.findall(clause)))
+    (facts, clause), name = trace, str(random.choice(_RIGHT.findall(trace[1])))
     other = misspelled(name, random)
     held = next((text for text in (misspelled(other, random) for _ in range(9)) if text != other), "nothing")
-    if not wrong:
-        return clause.replace(f"{name} for {name} yes", f"{other} for {other} yes")
-    clause = clause.replace(f"{name} for {name} yes", f"{held} for {other} no").replace(", complete", ", not complete")
-    return clause.replace("well.\n=> success", "badly.\n=> failure")
+    held = held if wrong else other
+    whole = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")
+    named, mark, action = facts.partition(". It ")  # what is named, and what is touched
+    facts = whole.sub(lambda _: other, named) + mark + whole.sub(lambda _: held, action)
+    clause = clause.replace(f"{name} for {name} yes", f"{held} for {other} {'no' if wrong else 'yes'}")
+    if wrong:
+        clause = clause.replace(", complete", ", not complete").replace("well.\n=> success", "badly.\n=> failure")
+    return facts, clause
 
 # %% ../nbs/05_experience_model.ipynb #8c8e4f83
 def judgement_examples(
@@ -421,21 +426,22 @@ def judgement_examples(
     weight: float = 1.0,  # of the verdicts
     seed: int = 0,
 ) -> list[Example]:  # task types and outcomes in turn
-    "Comparisons without their pages: many verdicts for few tokens."
+    "Traces without their pages: many verdicts for few tokens."
     random, piles, seen = np.random.default_rng(derive_seed(seed, "judgements")), {}, set()
     for i in random.permutation(len(steps)).tolist():
         step = steps[i].transition
-        clause = step.reasoning.partition(" Check:")[2]
-        clause += "\n" + render_answer(step)[1] if step.done else ""
+        trace, result = render_answer(step)
+        facts, mark, clause = trace.partition(" Check:")
         if step.done and " for " in clause and clause not in seen:
             seen.add(clause)
-            piles.setdefault((steps[i].query.task.kind, step.reward), []).append(clause)
-    right, clauses = [clause for key, pile in piles.items() if key[1] for clause in pile if _RIGHT.search(clause)], []
-    while len(clauses) < count and any(piles.values()):
-        clauses += [piles[key].pop() for key in sorted(piles) if piles[key]][:count - len(clauses)]
-    while len(clauses) < count and right:
-        clauses.append(_varied(right[len(clauses) % len(right)], random, wrong=len(clauses) // len(right) % 2 == 1))
-    return [_judgement(model, clause, weight) for clause in clauses]
+            piles.setdefault((steps[i].query.task.kind, step.reward), []).append((facts, mark + clause + result))
+    right = [pair for key, pile in piles.items() if key[1] for pair in pile if _RIGHT.search(pair[1])]
+    traces: list[tuple[str, str]] = []
+    while len(traces) < count and any(piles.values()):
+        traces += [piles[key].pop() for key in sorted(piles) if piles[key]][:count - len(traces)]
+    while len(traces) < count and right:
+        traces.append(_varied(right[len(traces) % len(right)], random, wrong=len(traces) // len(right) % 2 == 1))
+    return [_judgement(model, trace, weight) for trace in traces]
 
 # %% ../nbs/05_experience_model.ipynb #58143a5e
 class DreamBatch(BatchEnvironment):

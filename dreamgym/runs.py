@@ -67,7 +67,7 @@ class Scale:
     experience_token_budget: int = size(90_000, "training tokens")
     outcome_weight: float = size(3.0, "weight of the tokens that carry the reward", "1 (equation 5)")
     variation_examples: int = size(40, "task pairs in the experience model's training")
-    judgement_examples: int = size(500, "comparisons without their pages in the experience model's training")
+    judgement_examples: int = size(400, "traces without their pages in the experience model's training")
     retrieved: int = size(1, "demonstrations (k)", elsewhere="an introduction: 3")
     history_length: int = size(2, "past steps", elsewhere="verl-agent's scripts: 2")
     iterations: int = size(8, "policy updates in the dream", paper="curves of about 150 steps (Fig. 3)")

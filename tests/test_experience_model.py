@@ -289,7 +289,9 @@ def test_judgements_alone_carry_loss_on_their_verdicts_only(tiny):
         steps.append(ExperienceExample(Query(task, step.state, step.action), step, number))
     found = judgement_examples(tiny.model, steps, 3, weight=3.0, seed=1)
     assert len({tuple(e.completion) for e in found}) == 3, "equal comparisons count once"
-    told = {tiny.model.decode(e.completion).split(" for ")[0].strip(): told_by(tiny.model, e) for e in found}
+    heads = [tiny.model.decode(e.completion).split(" for ")[0].removeprefix(" Check: ") for e in found]
+    told = {head: told_by(tiny.model, e) for head, e in zip(heads, found, strict=True)}
+    assert {tiny.model.decode(e.prompt) for e in found} == {"Think: Task names no. It clicks button Go."}
     assert told["no"] == "yes complete. This ends the task well.\n=> success"
     assert told["yes"] == told["nothing"] == "no not complete. This ends the task badly.\n=> failure"
     assert all("badly" in words for name, words in told.items() if name != "no")
@@ -308,8 +310,9 @@ def test_where_comparisons_run_out_others_with_a_true_verdict_are_made(tiny):
     found = judgement_examples(tiny.model, [ExperienceExample(Query(task, step.state, step.action), step, 0)], 41, seed=1)
     texts = [tiny.model.decode(e.completion).removesuffix("<end>").strip() for e in found]
     assert len(texts) == 41 and len(set(texts)) > 30
-    for text in texts:
+    for text, example in zip(texts, found, strict=True):
         pairs = re.findall(r"(\S+) for (\S+) (yes|no)", text)
+        assert f"names {pairs[0][1]}, {pairs[1][1]}. It clicks button Go." in tiny.model.decode(example.prompt)
         assert len(pairs) == 2 and all((held == named) == (verdict == "yes") for held, named, verdict in pairs), text
         good = all(verdict == "yes" for *_, verdict in pairs)
         assert ("not complete" not in text) == ("well.\n=> success" in text) == good
