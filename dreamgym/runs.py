@@ -84,7 +84,7 @@ class Scale:
     transfer_group_size: int = size(4, "rollouts per task of the transfer: a small budget wants small groups")
     quality_steps: int = size(48, "held-out real steps on which the experience model is measured")
     transfer_share: float = size(0.1, "share of the real baseline's transitions", "5K of 80K transitions")
-    development_per_kind: int = size(8, "panel tasks")
+    development_per_kind: int = size(12, "panel tasks")
     test_per_kind: int = size(15, "panel tasks")
 
 # %% ../nbs/01_runs.ipynb #496e4afa
