@@ -71,9 +71,9 @@ class Scale:
     retrieved: int = size(1, "demonstrations (k)", elsewhere="an introduction: 3")
     history_length: int = size(2, "past steps", elsewhere="verl-agent's scripts: 2")
     iterations: int = size(8, "policy updates in the dream", paper="curves of about 150 steps (Fig. 3)")
-    tasks_per_iteration: int = size(12, "tasks", elsewhere="verl-agent's scripts: 16")
+    tasks_per_iteration: int = size(16, "tasks", elsewhere="verl-agent's scripts: 16")
     algorithm: str = size("grpo", "grpo, dr_grpo, dapo, gspo or ppo", "GRPO and PPO (Table 1)")
-    group_size: int = size(8, "rollouts per task", elsewhere="verl-agent's scripts: 8")
+    group_size: int = size(6, "rollouts per task", elsewhere="verl-agent's scripts: 8")
     policy_learning_rate: float = size(1e-4, "per step", elsewhere="verl-agent's scripts: 1e-6, no LoRA")
     minibatches: int = size(2, "optimiser steps per batch of rollouts")
     kl_weight: float = size(0.0, "weight of the KL term towards the warm start")
@@ -95,13 +95,13 @@ CPU_KINDS = ("click-button", "click-link", "click-option", "click-checkboxes", "
 _SCALES = {
     "quick": {},
     "cpu": dict(kinds=CPU_KINDS, offline_seeds_per_kind=24, experience_token_budget=400_000,
-                iterations=10, tasks_per_iteration=14, group_size=8, test_per_kind=10, development_per_kind=4,
+                iterations=10, tasks_per_iteration=20, test_per_kind=10, development_per_kind=4,
                 quality_steps=200, retrieved=2),
     "gpu": dict(model="Qwen/Qwen2.5-1.5B-Instruct", kinds=CPU_KINDS, offline_seeds_per_kind=100, lora_rank=32,
-                experience_token_budget=4_000_000, iterations=60, tasks_per_iteration=28, test_per_kind=25,
-                retrieved=3, history_length=4),
+                experience_token_budget=4_000_000, iterations=60, tasks_per_iteration=28, group_size=8,
+                test_per_kind=25, retrieved=3, history_length=4),
     "paper": dict(model="meta-llama/Llama-3.1-8B-Instruct", kinds=CPU_KINDS, offline_seeds_per_kind=400,
-                  lora_rank=64, experience_token_budget=40_000_000, iterations=150, tasks_per_iteration=16,
+                  lora_rank=64, experience_token_budget=40_000_000, iterations=150, group_size=8,
                   test_per_kind=25, retrieved=3, history_length=8, maximum_steps=15),
 }
 
