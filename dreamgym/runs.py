@@ -291,6 +291,7 @@ def build(
     with self.locked():
         if target.exists():  # another process was faster
             return target
+        _give_memory_back()  # what earlier stages left, or two of them would be held at once
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.unfinished")
         _remove(temporary)

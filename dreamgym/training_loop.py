@@ -175,7 +175,7 @@ def _write_iteration(folder: Path, state: LoopState, result: IterationResult) ->
     atomic_write_json(folder / "metrics.json", result.metrics)
 
 
-def _train(run: Run, folder: str, state: LoopState, environment: BatchEnvironment, pick, iterations: int) -> Path:
+def _train(run: Run, folder: str, state: LoopState, environment: BatchEnvironment, pick, iterations: int) -> None:
     "Iterations as stages: finished ones are skipped, the last finished one is loaded."
     ready = None
     for number in range(1, iterations + 1):
@@ -196,9 +196,12 @@ def _train(run: Run, folder: str, state: LoopState, environment: BatchEnvironmen
             _write_iteration(path, state, run_iteration(state, environment, pick(state, seed), run.scale, seed, watch))
 
         run.build(name, make)
-    return run.path / folder / f"{iterations:04d}" / "agent"
 
 # %% ../nbs/11_training_loop.ipynb #f6d06b99
+def _last_folder(run: Run, folder: str) -> Path:
+    return run.path / folder / f"{run.scale.iterations:04d}" / "agent"
+
+
 def dream_training(run: Run) -> Path:  # folder of the trained adapter
     "DreamGym: every step of reinforcement learning is imagined. Resumes after the last finished iteration."
     gate = first_gate(run)
@@ -207,13 +210,14 @@ def dream_training(run: Run) -> Path:  # folder of the trained adapter
             f"The experience model tells {gate['balanced_reward_accuracy']:.0%} of this agent's endings right, below "
             "80%: what follows trains on a flattering dream. Collect more contrastive data or train it longer.",
             stacklevel=2)
-    model, buffer = grounded_model(run)
-    environment, starts = DreamBatch(model, run.scale.maximum_steps), start_tasks(run)
 
     def pick(state: LoopState, seed: int) -> list[Task]:
         return mix_tasks(starts, state.invented, run.scale.tasks_per_iteration, run.scale.synthetic_share, seed)
 
-    folder = _train(run, "iterations", first_state(run, buffer), environment, pick, run.scale.iterations)
+    if not (folder := _last_folder(run, "iterations")).exists():
+        model, buffer = grounded_model(run)
+        environment, starts = DreamBatch(model, run.scale.maximum_steps), start_tasks(run)
+        _train(run, "iterations", first_state(run, buffer), environment, pick, run.scale.iterations)
     run.record("dream", transitions=sum(m["transitions"] for m in iteration_metrics(run)))
     return folder
 
@@ -225,8 +229,9 @@ def real_training(run: Run) -> Path:  # folder of the trained adapter
     def pick(state: LoopState, seed: int) -> list[Task]:
         return mix_tasks(starts, [], run.scale.tasks_per_iteration, 0.0, seed)
 
-    with MiniWobBatch(run.scale.browsers, run.scale.maximum_steps) as environment:
-        folder = _train(run, "real", first_state(run, None), environment, pick, run.scale.iterations)
+    if not (folder := _last_folder(run, "real")).exists():
+        with MiniWobBatch(run.scale.browsers, run.scale.maximum_steps) as environment:
+            _train(run, "real", first_state(run, None), environment, pick, run.scale.iterations)
     run.record("real", transitions=sum(m["transitions"] for m in iteration_metrics(run, "real")))
     return folder
 

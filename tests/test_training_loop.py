@@ -5,19 +5,22 @@ import json
 import pytest
 import torch
 
+import dreamgym.training_loop as module
 from dreamgym.environments import BatchEnvironment, BatchOf, check_action, make_task, parse_action
 from dreamgym.experience_model import Imagined
 from dreamgym.language_model import LanguageModel, Sample
 from dreamgym.policy_optimization import Learner
 from dreamgym.rollouts import Agent, Rollout
 from dreamgym.runs import Run, Scale
-from dreamgym.trajectories import END_STATE, FAILURE_STATE, Task, read_trajectories
+from dreamgym.trajectories import END_STATE, FAILURE_STATE, Task, atomic_write_json, read_trajectories
 from dreamgym.training_loop import (
     LoopState,
     _train,
+    dream_training,
     groups_of,
     invent_tasks,
     iteration_metrics,
+    real_training,
     run_iteration,
     settings_of,
     try_out_in,
@@ -209,7 +212,8 @@ class Interrupted(BatchEnvironment):
 def trained(path, new_state, environment):
     run = Run.open(path, SCALE, 0)
     pick = lambda state, seed: tasks_named(*(seed % 100 + n for n in range(3)))  # noqa: E731
-    return run, _train(run, "real", new_state(), environment, pick, 3)
+    _train(run, "real", new_state(), environment, pick, 3)
+    return run, run.path / "real" / "0003" / "agent"
 
 
 def test_an_interruption_changes_no_number(tmp_path, new_state):
@@ -238,3 +242,28 @@ def test_each_iteration_leaves_its_evidence(tmp_path, new_state):
         assert metrics["transitions"] == sum(map(len, episodes))
         assert json.loads((folder / "judged.json").read_text()) == []
     assert iteration_metrics(run, "nowhere") == []
+
+
+def test_a_finished_training_loads_nothing(tmp_path, monkeypatch):
+    run = Run.open(tmp_path / "run", SCALE, 0)
+    for folder in ("iterations", "real"):
+        for number in range(1, SCALE.iterations + 1):
+            (run.path / folder / f"{number:04d}" / "agent").mkdir(parents=True)
+            atomic_write_json(run.path / folder / f"{number:04d}" / "metrics.json", {"transitions": 5.0})
+    monkeypatch.setattr(module, "first_gate", lambda run: {"verdict": "doubtful"})
+    for name in ("grounded_model", "first_state", "MiniWobBatch"):
+        monkeypatch.setattr(module, name, lambda *_: pytest.fail("a model or a browser was started"))
+    monkeypatch.setattr(module, "start_tasks", lambda run: [])
+    assert dream_training(run) == run.path / "iterations" / f"{SCALE.iterations:04d}" / "agent"
+    assert real_training(run) == run.path / "real" / f"{SCALE.iterations:04d}" / "agent"
+    assert run.metrics()["dream"] == run.metrics()["real"] == {"transitions": 5.0 * SCALE.iterations}
+
+
+def test_a_flattering_dream_is_told_again_with_every_use(tmp_path, monkeypatch):
+    run = Run.open(tmp_path / "run", SCALE, 0)
+    (run.path / "iterations" / f"{SCALE.iterations:04d}" / "agent").mkdir(parents=True)
+    atomic_write_json(run.path / "iterations" / f"{SCALE.iterations:04d}" / "metrics.json", {"transitions": 1.0})
+    gate = {"verdict": "flattering", "balanced_reward_accuracy": 0.61}
+    monkeypatch.setattr(module, "first_gate", lambda run: gate)
+    with pytest.warns(UserWarning, match="61%.*flattering dream"):
+        dream_training(run)
