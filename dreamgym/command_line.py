@@ -316,7 +316,8 @@ def is_done(run: Run, source: Path) -> bool:
     return all((run.path / name).exists() for name in (f"notebooks/{source.name}", *row["stages"]))
 
 # %% ../nbs/91_command_line.ipynb #63e816d4
-_WEIGHTS = {"02": 70, "03": 25, "05": 170, "06": 25, "07": 20, "08": 95, "09": 190, "10": 20, "11": 150, "12": 110}
+_WEIGHTS = {"02": 68, "03": 27, "05": 285, "06": 30, "08": 74, "09": 153, "10": 58, "11": 355, "12": 76, "18": 40,
+            "90": 32, "91": 26}
 _GROWTH = {"quick": 1.0, "cpu": 5.0, "gpu": 30.0, "paper": 500.0}  # of the chapters above; the others take about 10
 
 
