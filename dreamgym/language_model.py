@@ -603,6 +603,12 @@ class _Memory:
         return _Memory([k[where] for k in self.keys], [v[where] for v in self.values], self.mask[where],
                        self.lengths[where], self.hidden[where])
 
+    def longer(self, places: int) -> "_Memory":
+        "The same with more room at the end."
+        keys, values = ([F.pad(x, (0, 0, 0, places)) for x in part] for part in (self.keys, self.values))
+        mask = F.pad(self.mask, (0, places), value=torch.finfo(self.mask.dtype).min)
+        return _Memory(keys, values, mask, self.lengths, self.hidden)
+
 
 @patch
 def _empty_memory(self: LanguageModel, lengths: Sequence[int], places: int) -> _Memory:
@@ -636,24 +642,27 @@ def _through_blocks(self: LanguageModel, x: torch.Tensor, positions: torch.Tenso
 # %% ../nbs/03_language_model.ipynb #5e7c90a4
 @patch
 def _prefill_trees(self: LanguageModel, prompts: Sequence[list[int]], places: int) -> _Memory:
-    "Compute what prompts share once, then deal keys and values out to each of them."
-    trees, paths = plant_trees(prompts, 320)
+    "Compute what prompts share once, trees in a row without padding; then deal keys and values out to each prompt."
+    trees, paths = plant_trees(prompts, 160)
     memory, longest = self._empty_memory([len(p) for p in prompts], places), max(map(len, prompts))
     for batch in length_batches([len(t.tokens) for t in trees], 1280):
-        rows = [i for i, (tree, _) in enumerate(paths) if tree in batch]
-        tree = torch.tensor([[batch.index(paths[i][0])] for i in rows])
-        nodes = torch.tensor([paths[i][1] + [0] * (longest - len(prompts[i])) for i in rows])
-        tokens, positions, mask = _tree_inputs([trees[t] for t in batch], self.end, self.placement)
+        sizes, masks = [len(trees[t].tokens) for t in batch], [_ancestor_mask(trees[t], self.placement) for t in batch]
+        first = dict(zip(batch, np.cumsum([0, *sizes]).tolist()))  # tree -> its place in the row
+        rows = [i for i, (tree, _) in enumerate(paths) if tree in first]
+        own = [[first[paths[i][0]] + node for node in paths[i][1]] for i in rows]
+        nodes = torch.tensor([path + [0] * (longest - len(path)) for path in own])
 
-        def attend(block, query, key, value):
-            query, key, value = (t.reshape(*tokens.shape, *t.shape[1:]) for t in (query, key, value))
-            memory.keys[block][rows, :, :longest] = key[tree, nodes].transpose(1, 2)
-            memory.values[block][rows, :, :longest] = value[tree, nodes].transpose(1, 2)
-            query, key, value = (t.transpose(1, 2) for t in (query, key, value))
-            return matmul_attention(None, query, key, value, mask, query.shape[3]**-0.5)[0].flatten(0, 1).flatten(1)
+        def attend(block, *projected):  # query, key, value: (nodes, heads, size)
+            for store, new in ((memory.keys, projected[1]), (memory.values, projected[2])):
+                store[block][rows, :, :longest] = new[nodes].transpose(1, 2)
+            parts = zip(masks, *(t.split(sizes) for t in projected), strict=True)
+            return torch.cat([matmul_attention(None, *(t.transpose(0, 1)[None] for t in part), mask,
+                                               part[0].shape[2]**-0.5)[0][0].flatten(1) for mask, *part in parts])
 
-        hidden = self._through_blocks(self.network.model.embed_tokens(tokens.flatten()), positions.flatten(), attend)
-        memory.hidden[rows] = hidden.view(*tokens.shape, -1)[tree[:, 0], [paths[i][1][-1] for i in rows]]
+        tokens, depths = (torch.tensor([x for t in batch for x in getattr(trees[t], name)])
+                          for name in ("tokens", "depths"))
+        hidden = self._through_blocks(self.network.model.embed_tokens(tokens), depths, attend)
+        memory.hidden[rows] = hidden[[path[-1] for path in own]]
     return memory
 
 # %% ../nbs/03_language_model.ipynb #a8d25e31
@@ -676,13 +685,16 @@ def _decode(self: LanguageModel, memory: _Memory, tokens: torch.Tensor, place: i
     memory.lengths = memory.lengths + 1
 
 # %% ../nbs/03_language_model.ipynb #d60c1b47
+_ROOM = 32  # places for new tokens that are allocated at once
+
+
 @patch
 def _sample_fast(self: LanguageModel, prompts, maximum_tokens, temperature, uniforms, stop) -> list[Sample]:
     "What `_sample_batch` does, near the processor's limit."
     self._blocks()  # into `_fused`
     distinct = {p: i for i, p in enumerate(dict.fromkeys(map(tuple, prompts)))}  # equal prompts are computed once
     longest = max(map(len, prompts))
-    memory = self._prefill_trees([list(p) for p in distinct], longest + maximum_tokens)
+    memory = self._prefill_trees([list(p) for p in distinct], longest + min(maximum_tokens, _ROOM))
     memory = memory.select([distinct[tuple(p)] for p in prompts])
     head, multiply = self._packed_head()
     alive, running = list(range(len(prompts))), set(range(len(prompts)))
@@ -700,6 +712,8 @@ def _sample_fast(self: LanguageModel, prompts, maximum_tokens, temperature, unif
         if len(running) <= 0.9 * len(alive):  # moving the memory costs about as much as one row's rest
             kept = [i for i, row in enumerate(alive) if row in running]
             memory, tokens, alive = memory.select(kept), tokens[kept], [alive[i] for i in kept]
+        if memory.mask.shape[1] == longest + step:
+            memory = memory.longer(_ROOM)
         self._decode(memory, tokens, longest + step)
     return output
 
@@ -788,6 +802,13 @@ def length_batches(
     return batches + [current] if current else batches
 
 # %% ../nbs/03_language_model.ipynb #a49978b0
+def _ancestor_mask(tree: TokenTree, placement: Placement) -> torch.Tensor:  # (1, 1, nodes, nodes)
+    "What attention adds: 0 for ancestors, else the smallest number."
+    seen = torch.from_numpy(tree.ancestors()).to(placement.device)
+    mask = torch.zeros(1, 1, *seen.shape, dtype=placement.dtype, device=placement.device)
+    return mask.masked_fill_(~seen, torch.finfo(placement.dtype).min)
+
+
 def _tree_inputs(trees: Sequence[TokenTree], fill: int, placement: Placement):
     "Token ids, positions and the additive mask of a padded batch of trees."
     size = max(len(t.tokens) for t in trees)

@@ -24,6 +24,7 @@ from dreamgym.curriculum import (
     cluster_groups,
     cluster_values,
     judge_variations,
+    kind_values,
     mix_tasks,
     task_values,
 )
@@ -67,15 +68,17 @@ class LoopState:
     learner: Learner
     buffer: ReplayBuffer | None  # None when training on real pages
     invented: list[Task] = field(default_factory=list)  # accepted variations
+    values: dict[str, float] = field(default_factory=dict)  # task type -> recent mean of V
 
     def save(self, folder: Path) -> None:
-        "Write agent, learner, buffer and invented tasks."
+        "Write agent, learner, buffer, invented tasks and values."
         self.agent.model.save_adapter(folder / "agent")
         self.learner.save(folder)  # the optimiser's moments and PPO's critic
         if self.buffer is not None:
             self.buffer.save(folder / "buffer")
         lines = "".join(task.model_dump_json() + "\n" for task in self.invented)
         (folder / "invented.jsonl").write_text(lines, encoding="utf-8")
+        atomic_write_json(folder / "kind_values.json", self.values)
 
     def load(self, folder: Path) -> None:
         "The inverse of `save`, into the same objects."
@@ -85,6 +88,7 @@ class LoopState:
             self.buffer = ReplayBuffer.load(folder / "buffer", self.buffer.embedder, self.buffer.k)
         lines = (folder / "invented.jsonl").read_text(encoding="utf-8").splitlines()
         self.invented = [Task.model_validate_json(line) for line in lines]
+        self.values = json.loads((folder / "kind_values.json").read_text(encoding="utf-8"))
 
 # %% ../nbs/11_training_loop.ipynb #ef7ad615
 def settings_of(scale: Scale) -> LearnerSettings:
@@ -120,15 +124,16 @@ def invent_tasks(
     model: ExperienceModel,
     tasks: Sequence[Task],  # of this iteration
     rollouts: Sequence[Rollout],  # their rollouts
-    scale: Scale,  # algorithm, variations, value_threshold
+    scale: Scale,  # algorithm, variations, synthetic_share, value_threshold
     seed: int,
     embed: Callable[[Sequence[str]], np.ndarray] | None = None,  # for PPO, whose tasks are grouped by their goals
 ) -> list[Judged]:
     "Vary the tasks whose rewards vary most, and judge what comes out."
     by_id, rewards = {task.id: task for task in tasks}, [(r.trajectory.task.id, r.reward) for r in rollouts]
-    values, size = task_values(rewards), max(1, len(tasks) // 4)
+    values, wanted = task_values(rewards), scale.synthetic_share * len(tasks)
+    size = max(1, round(2 * wanted / scale.variations))  # about half of the variations are discarded
     if scale.algorithm == "ppo" and embed:
-        groups = cluster_groups(embed([task.goal for task in tasks]), size, seed)
+        groups = cluster_groups(embed([task.goal for task in tasks]), max(1, len(tasks) // 4), seed)
         values = cluster_values(rewards, dict(zip((task.id for task in tasks), groups, strict=True)))
     seeds = choose_seed_tasks(values, size, scale.value_threshold)
     parents = [by_id[name] for name in seeds for _ in range(scale.variations)]
@@ -156,6 +161,8 @@ def run_iteration(
                 "synthetic_tasks": float(sum(t.synthetic for t in tasks))}
     if state.buffer is not None:
         groups = groups_of(rollouts)
+        values = task_values([(r.trajectory.task.id, r.reward) for r in rollouts])
+        state.values = kind_values(tasks, values, state.values)
         metrics["buffer_added"] = float(state.buffer.enrich(groups))
         solved = {group[0].task.id for group in groups if all(t.success for t in group)}
         metrics["buffer_pruned"] = float(state.buffer.prune(solved))
@@ -212,7 +219,8 @@ def dream_training(run: Run) -> Path:  # folder of the trained adapter
             stacklevel=2)
 
     def pick(state: LoopState, seed: int) -> list[Task]:
-        return mix_tasks(starts, state.invented, run.scale.tasks_per_iteration, run.scale.synthetic_share, seed)
+        sizes = run.scale
+        return mix_tasks(starts, state.invented, sizes.tasks_per_iteration, sizes.synthetic_share, seed, state.values)
 
     if not (folder := _last_folder(run, "iterations")).exists():
         model, buffer = grounded_model(run)

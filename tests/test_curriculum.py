@@ -7,6 +7,7 @@ from dreamgym.curriculum import (
     balanced,
     choose_seed_tasks,
     judge_variations,
+    kind_values,
     mix_tasks,
     parse_variation,
     reward_variance,
@@ -184,3 +185,30 @@ def test_drawing_is_balanced_over_task_types():
     assert counts["b"] == 2 and sorted(counts.values()) == [2, 4, 5] and len({t.id for t in drawn}) == 11
     assert balanced([], 3, np.random.default_rng(0)) == []
     assert len(balanced(real("a", 2), 5, np.random.default_rng(0))) == 2
+
+
+def test_types_that_teach_more_are_drawn_more():
+    pool = real("a", 20) + real("b", 20) + real("c", 20)
+    drawn = balanced(pool, 12, np.random.default_rng(0), {"a": 0.3, "b": 0.2, "c": 0.1})
+    assert [sum(t.kind == kind for t in drawn) for kind in "abc"] == [6, 4, 2]
+    alike = balanced(pool, 12, np.random.default_rng(0), dict.fromkeys("abc", 0.1))
+    assert alike == balanced(pool, 12, np.random.default_rng(0))
+    assert len(balanced(real("a", 1) + real("b", 9), 8, np.random.default_rng(0), {"a": 9.0, "b": 1.0})) == 8
+
+
+def test_values_of_types_follow_what_was_played_last():
+    tasks, values = real("a", 2) + real("b", 1), {"a/0": 0.25, "a/1": 0.15, "b/0": 0.0}
+    assert kind_values(tasks, values) == pytest.approx({"a": 0.2, "b": 0.0})
+    assert kind_values(tasks, values, {"a": 0.0, "c": 0.1}) == pytest.approx({"a": 0.1, "b": 0.0, "c": 0.1})
+    assert kind_values(tasks, values, {"a": 0.1}, memory=0.0)["a"] == pytest.approx(0.2)
+    before = {"a": 0.1}
+    kind_values(tasks, values, before)
+    assert before == {"a": 0.1}, "what is handed in stays as it was"
+
+
+def test_no_type_is_forgotten_by_the_mixture():
+    pool = real("a", 30) + real("b", 30) + real("c", 30)
+    mixture = mix_tasks(pool, [], 16, 0.2, 0, {"a": 0.25, "b": 0.0})
+    counts = [sum(t.kind == kind for t in mixture) for kind in "abc"]
+    assert 1 <= counts[1] < 4 and abs(counts[0] - counts[2]) <= 1, "an unknown type counts as one that teaches"
+    assert mix_tasks(pool, [], 9, 0.2, 0, {}) == mix_tasks(pool, [], 9, 0.2, 0)

@@ -931,6 +931,16 @@ def test_the_fast_sampler_equals_the_simple_one(tiny, temperature, stop):
         assert fast.log_probabilities == pytest.approx(simple.log_probabilities, abs=1e-5)
 
 
+def test_the_fast_sampler_makes_room_as_it_goes(tiny, monkeypatch):
+    prompts = [tiny.encode(text) for text in ("click the first", "type", "type two words")]
+    whole = tiny.sample(prompts, maximum_tokens=20, seed=3)
+    monkeypatch.setattr(module, "_ROOM", 3)
+    pieces = tiny.sample(prompts, maximum_tokens=20, seed=3)
+    assert [s.tokens for s in pieces] == [s.tokens for s in whole] and max(len(s.tokens) for s in whole) > 6
+    for one, other in zip(pieces, whole, strict=True):
+        assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=1e-5)
+
+
 def test_the_fast_sampler_notices_every_change_of_the_adapter(tiny):
     def equal() -> list[list[int]]:
         fast, simple = both_ways(tiny, sampling_prompts(), 4)

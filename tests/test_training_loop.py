@@ -135,12 +135,32 @@ def test_an_iteration_updates_counts_and_fills_the_buffer():
     assert found["tasks_rejected"] >= 1, "nonsense is no task"
     assert [t.id for t in state.invented][-1] == "letters/9", "earlier inventions stay, new ones come first"
     assert len(state.invented) == 1 + found["tasks_accepted"]
+    assert state.values == {"letters": 0.25}, "of four rollouts a task, two press the right button"
 
 
 def test_on_real_pages_nothing_is_invented():
     state = LoopState(Clicker(), Counting(), None)
     result = run_iteration(state, BatchOf(Letters), tasks_named(0, 1), SCALE, seed=1)
     assert result.judged == [] and "buffer_added" not in result.metrics and state.invented == []
+    assert state.values == {}, "the baseline draws task types in turn"
+
+
+def test_the_state_survives(tmp_path, new_state):
+    state = new_state()
+    state.invented, state.values = tasks_named(3, 4), {"letters": 0.125}
+    state.save(tmp_path / "state")
+    again = new_state()
+    again.load(tmp_path / "state")
+    assert (again.invented, again.values) == (state.invented, state.values)
+
+
+def test_as_many_variations_are_written_as_the_next_iteration_can_use():
+    tasks = tasks_named(*range(20))
+    scale = Scale.named("quick", group_size=4, variations=3, synthetic_share=0.2)
+    rollouts = run_iteration(LoopState(Clicker(), Counting(), None), BatchOf(Letters), tasks, scale, 0).rollouts
+    world = World(["nonsense"])
+    invent_tasks(world, tasks, rollouts, scale, seed=0)
+    assert len(world.parents) == 9, "four can be used, about half are discarded, and each seed task has three"
 
 
 def test_solved_tasks_leave_the_buffer_and_hopeless_ones_are_not_varied():
