@@ -10,6 +10,7 @@ __all__ = ['reward_variance', 'task_values', 'kind_values', 'cluster_groups', 'c
 
 # %% ../nbs/07_curriculum.ipynb #dc863179
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -183,10 +184,13 @@ def balanced(
     random: np.random.Generator,  # decides which
     shares: Mapping[str, float] | None = None,  # task type -> how much of it is wanted; None: all alike
 ) -> list[Task]:
-    "Draw tasks without replacement: task types in turn, or in proportion to their shares."
-    piles: dict[str, list[Task]] = {}
+    "Draw without replacement: task types in turn, or in proportion to their shares; goals of a type in turn."
+    piles, seen = {}, Counter()
     for i in random.permutation(len(tasks)).tolist():
-        piles.setdefault(tasks[i].kind, []).append(tasks[i])
+        task = tasks[i]
+        piles.setdefault(task.kind, []).append((seen[task.kind, task.goal], task))
+        seen[task.kind, task.goal] += bool(task.goal)  # tasks whose goal nobody has read yet are all alike
+    piles = {kind: [task for _, task in sorted(pile, key=lambda pair: -pair[0])] for kind, pile in piles.items()}
     names, output, taken = sorted(piles), [], dict.fromkeys(piles, 0)
     random.shuffle(names)
     while len(output) < count and (live := [name for name in names if piles[name]]):

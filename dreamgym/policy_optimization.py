@@ -247,6 +247,7 @@ class LearnerSettings:
 
     algorithm: str = "grpo"  # a key of `ALGORITHMS`
     learning_rate: float = 2e-4  # for a low-rank adapter
+    warmup: int = 0  # optimiser steps over which both learning rates rise from near 0
     clip_low: float = 0.2  # a bad token stops counting below 1 − clip_low
     clip_high: float = 0.2  # a good token stops counting above 1 + clip_high
     kl_weight: float = 0.0  # β, towards the policy that the learner started from; 0 computes no reference
@@ -280,7 +281,7 @@ def _complaint(s: LearnerSettings) -> str:
     for name in positive:
         if not getattr(s, name) > 0:
             return f"{name} must be greater than 0, not {getattr(s, name)}."
-    for name in ("kl_weight", "entropy_weight", "value_weight"):
+    for name in ("kl_weight", "entropy_weight", "value_weight", "warmup"):
         if not getattr(s, name) >= 0:
             return f"{name} must not be negative, but is {getattr(s, name)}."
     for name in ("gamma", "gae_lambda"):
@@ -484,6 +485,10 @@ def _apply(self: Learner) -> float:
     norms = [float(torch.nn.utils.clip_grad_norm_(group["params"], self.settings.maximum_norm))
              for group in self.optimizer.param_groups]
     if np.isfinite(norms).all():
+        taken = float(self.optimizer.state.get(self.trained()[0], {}).get("step", 0))
+        for group in self.optimizer.param_groups:
+            whole = group.setdefault("whole_rate", group["lr"])
+            group["lr"] = whole * min(1.0, (taken + 1) / (self.settings.warmup + 1))
         self.optimizer.step()
     self.optimizer.zero_grad(set_to_none=True)
     if not np.isfinite(norms).all():

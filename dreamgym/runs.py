@@ -49,12 +49,11 @@ QUICK_KINDS = ("click-button", "click-dialog-2", "enter-text", "login-user")
 @dataclass(frozen=True)
 class Scale:
     "Every size of a run in one place. The code is the same at all scales; only these numbers change."
-
     name: str = size("quick", "name")
     model: str = size("smollm2", "name or folder", "Llama-3.2-3B, Llama-3.1-8B, Qwen2.5-7B (Table 1)")
     kinds: tuple[str, ...] = size(QUICK_KINDS, "MiniWoB++ task types", "WebShop, ALFWorld, WebArena-Lite")
     browsers: int = size(3, "browsers at once", "at most 4 parallel sessions on WebArena (App. A)")
-    maximum_steps: int = size(6, "actions per episode", elsewhere="verl-agent's scripts: 15 and 50")
+    maximum_steps: int = size(4, "actions per episode", elsewhere="verl-agent's scripts: 15 and 50")
     offline_seeds_per_kind: int = size(80, "tasks", paper="3,600 to 5,200 trajectories a benchmark (App. A)")
     start_seeds_per_kind: int = size(40, "first pages for training in the dream")
     branches: int = size(3, "wrong-action branches per task")
@@ -74,7 +73,8 @@ class Scale:
     tasks_per_iteration: int = size(16, "tasks", elsewhere="verl-agent's scripts: 16")
     algorithm: str = size("grpo", "grpo, dr_grpo, dapo, gspo or ppo", "GRPO and PPO (Table 1)")
     group_size: int = size(6, "rollouts per task", elsewhere="verl-agent's scripts: 8")
-    policy_learning_rate: float = size(1e-4, "per step", elsewhere="verl-agent's scripts: 1e-6, no LoRA")
+    policy_learning_rate: float = size(2e-4, "per step", elsewhere="verl-agent's scripts: 1e-6, no LoRA")
+    policy_warmup: int = size(6, "optimiser steps over which the policy's learning rate rises")
     minibatches: int = size(2, "optimiser steps per batch of rollouts")
     kl_weight: float = size(0.0, "weight of the KL term towards the warm start")
     temperature: float = size(1.0, "softmax temperature of rollouts")
@@ -94,11 +94,11 @@ CPU_KINDS = ("click-button", "click-link", "click-option", "click-checkboxes", "
 
 _SCALES = {
     "quick": {},
-    "cpu": dict(kinds=CPU_KINDS, offline_seeds_per_kind=24, experience_token_budget=400_000,
+    "cpu": dict(kinds=CPU_KINDS, maximum_steps=6, offline_seeds_per_kind=24, experience_token_budget=400_000,
                 iterations=10, tasks_per_iteration=20, test_per_kind=10, development_per_kind=4,
                 quality_steps=200, retrieved=2),
-    "gpu": dict(model="Qwen/Qwen2.5-1.5B-Instruct", kinds=CPU_KINDS, offline_seeds_per_kind=100, lora_rank=32,
-                experience_token_budget=4_000_000, iterations=60, tasks_per_iteration=28, group_size=8,
+    "gpu": dict(model="Qwen/Qwen2.5-1.5B-Instruct", kinds=CPU_KINDS, maximum_steps=6,
+                offline_seeds_per_kind=100, lora_rank=32, experience_token_budget=4_000_000, iterations=60, tasks_per_iteration=28, group_size=8,
                 test_per_kind=25, retrieved=3, history_length=4),
     "paper": dict(model="meta-llama/Llama-3.1-8B-Instruct", kinds=CPU_KINDS, offline_seeds_per_kind=400,
                   lora_rank=64, experience_token_budget=40_000_000, iterations=150, group_size=8,

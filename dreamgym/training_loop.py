@@ -94,7 +94,8 @@ class LoopState:
 def settings_of(scale: Scale) -> LearnerSettings:
     "The update's numbers at a scale."
     return LearnerSettings.named(scale.algorithm, learning_rate=scale.policy_learning_rate, kl_weight=scale.kl_weight,
-                                 temperature=scale.temperature, minibatches=scale.minibatches)
+                                 temperature=scale.temperature, minibatches=scale.minibatches,
+                                 warmup=scale.policy_warmup)
 
 
 def first_state(run: Run, buffer: ReplayBuffer | None) -> LoopState:

@@ -187,6 +187,15 @@ def test_drawing_is_balanced_over_task_types():
     assert len(balanced(real("a", 2), 5, np.random.default_rng(0))) == 2
 
 
+def test_goals_of_a_type_take_turns():
+    goals = ["OK"] * 12 + ["Cancel"] * 3 + ["x"] * 3
+    pool = [t.model_copy(update={"goal": goal}) for t, goal in zip(real("a", 18), goals, strict=True)]
+    for seed in range(20):
+        drawn = [t.goal for t in balanced(pool, 6, np.random.default_rng(seed))]
+        assert sorted(drawn[:3]) == sorted(drawn[3:]) == ["Cancel", "OK", "x"]
+    assert len(balanced(pool, 18, np.random.default_rng(0))) == 18
+
+
 def test_types_that_teach_more_are_drawn_more():
     pool = real("a", 20) + real("b", 20) + real("c", 20)
     drawn = balanced(pool, 12, np.random.default_rng(0), {"a": 0.3, "b": 0.2, "c": 0.1})

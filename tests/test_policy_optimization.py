@@ -539,6 +539,24 @@ def test_an_interrupted_training_continues_with_the_same_numbers(algorithm, new_
     assert {p.name for p in tmp_path.iterdir()} == files | ({"value_head.safetensors"} if algorithm == "ppo" else set())
 
 
+@pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
+def test_the_learning_rates_rise_over_the_first_steps(algorithm, new_model, batch, tmp_path):
+    settings = LearnerSettings.named(algorithm, learning_rate=1e-3, value_learning_rate=1e-2, warmup=3, epochs=1)
+    rates = []
+    first, second = Learner(new_model(), settings), Learner(new_model(), settings)
+    for learner in (first, second):
+        watch = lambda report, learner=learner: rates.append([g["lr"] for g in learner.optimizer.param_groups])  # noqa: E731
+        learner.callbacks.append(watch)
+    first.update(batch)
+    first.save(tmp_path)
+    second.load(tmp_path)
+    second.update(batch)
+    second.update(batch)
+    assert [row[0] for row in rates] == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3, 1e-3])
+    if algorithm == "ppo":
+        assert [row[1] for row in rates] == pytest.approx([0.25e-2, 0.5e-2, 0.75e-2, 1e-2, 1e-2, 1e-2])
+
+
 def test_only_the_critic_moves_to_another_training(new_model, batch, tmp_path):
     learner, other = (Learner(new_model(), LearnerSettings.named("ppo", value_learning_rate=0.01)) for _ in range(2))
     learner.update(batch)
@@ -631,7 +649,7 @@ def test_a_new_algorithm_is_a_new_row(new_model, batch, monkeypatch):
 @pytest.mark.parametrize("change, message", [
     (dict(algorithm="reinforce"), "Unknown algorithm 'reinforce': choose one of grpo, dr_grpo, dapo, gspo, ppo"),
     (dict(credit="episode"), "'turn' or a 'token'"), (dict(clip_low=0.0), "clip_low must be greater than 0"),
-    (dict(clip_high=-1.0), "clip_high must be greater than 0"), (dict(learning_rate=float("nan")), "learning_rate"),
+    (dict(clip_high=-1.0), "clip_high must be greater than 0"), (dict(warmup=-1), "warmup must not be negative"), (dict(learning_rate=float("nan")), "learning_rate"),
     (dict(minibatches=0), "minibatches"), (dict(epochs=0), "epochs"), (dict(temperature=0), "temperature"),
     (dict(kl_weight=-0.1), "kl_weight must not be negative"), (dict(gamma=1.5), "gamma must lie between 0 and 1"),
     (dict(gae_lambda=-0.1), "gae_lambda"), (dict(tokens_per_batch=0), "tokens_per_batch"),
