@@ -20,7 +20,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from .runs import _disk_is_full, cache_folder, derive_seed
 from .trajectories import DreamgymError, atomic_write_json
@@ -236,6 +237,21 @@ def _register_attention() -> None:
         AttentionInterface.register(f"dreamgym_{name}", function)
         AttentionMaskInterface.register(f"dreamgym_{name}", eager_mask)
 
+# %% ../nbs/03_language_model.ipynb #5d2e8a11
+class _SteadyProducts(TorchDispatchMode):
+    "Inside this `with` block every matrix product has 64 rows, padded where need be: each row comes out the same anywhere."
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        aten = torch.ops.aten
+        if function in (aten.mm.default, aten.linear.default) and len(args[0]):
+            rows = args[0].reshape(-1, args[0].shape[-1])
+            parts = [function(F.pad(part, (0, 0, 0, 64 - len(part))), *args[1:])[:len(part)] for part in rows.split(64)]
+            return torch.cat(parts).view(*args[0].shape[:-1], -1)
+        if function in (aten.addmm.default, aten.addmm_.default) and not kwargs:
+            product = self.__torch_dispatch__(aten.mm.default, types, args[1:]) + args[0]
+            return args[0].copy_(product) if function is aten.addmm_.default else product
+        return function(*args, **kwargs or {})
+
 # %% ../nbs/03_language_model.ipynb #f0d3e69c
 class _LowRankProduct(torch.autograd.Function):
     "y = x Wᵀ + (x Aᵀ) Bᵀ; gradients for x, A and B only, nothing but x and the narrow x Aᵀ is kept."
@@ -342,7 +358,7 @@ def load(
     device: str = "",  # empty chooses, see `choose_placement`
     dtype: str = "",  # empty chooses
     seed: int = 0,  # seed of the fresh adapter
-    exact: bool = False,  # attention sums in fp64: slower, but no order of tokens shows in the result
+    exact: bool = False,  # attention sums in fp64, products in equal blocks: slow, but no order shows in the result
 ) -> LanguageModel:
     "Load a causal language model and, if asked, put a fresh adapter on all its linear layers."
     placement, folder = choose_placement(device, dtype), fetch_model(model)
@@ -353,6 +369,17 @@ def load(
     if rank:
         language_model.add_adapter(rank, seed)
     return language_model
+
+# %% ../nbs/03_language_model.ipynb #5d2e8a13
+@patch
+def _is_exact(self: LanguageModel) -> bool:
+    return self.network.config._attn_implementation == "dreamgym_exact"
+
+
+@patch
+def _products(self: LanguageModel):
+    "For a `with` block: products in equal blocks if this model is exact, else as they are."
+    return _SteadyProducts() if self._is_exact() else nullcontext()
 
 # %% ../nbs/03_language_model.ipynb #4abd77c6
 @patch
@@ -520,11 +547,12 @@ def plain_scores(
     sequences = [[*e.prompt, *e.completion] for e in examples]
     longest = max(map(len, sequences))
     tokens = torch.tensor([s + [self.end] * (longest - len(s)) for s in sequences], device=self.placement.device)
-    hidden = self.network.model(tokens, use_cache=False).last_hidden_state  # right padding is never attended to
     rows = [i for i, e in enumerate(examples) for _ in e.completion]
     places = [len(e.prompt) + j - 1 for e in examples for j in range(len(e.completion))]
     chosen = torch.tensor([t for e in examples for t in e.completion], device=self.placement.device)
-    flat = chosen_log_probabilities(hidden[rows, places], self.network.lm_head.weight, chosen, temperature)
+    with self._products():
+        hidden = self.network.model(tokens, use_cache=False).last_hidden_state  # right padding is never attended to
+        flat = chosen_log_probabilities(hidden[rows, places], self.network.lm_head.weight, chosen, temperature)
     return list(flat.split([len(e.completion) for e in examples]))
 
 # %% ../nbs/03_language_model.ipynb #c91f24d6
@@ -568,8 +596,7 @@ _LLAMA_LIKE = ("LlamaForCausalLM", "Qwen2ForCausalLM")  # blocks of norm, attent
 def _can_fuse(self: LanguageModel) -> bool:
     "Is this a model and a device that the fast way is written for?"
     known = type(self.network).__name__ in _LLAMA_LIKE and not getattr(self.network.config, "sliding_window", None)
-    exact = self.network.config._attn_implementation == "dreamgym_exact"  # its sums are made nowhere else
-    return known and self.placement.device == "cpu" and not exact
+    return known and self.placement.device == "cpu" and not self._is_exact()  # exact sums are made nowhere else
 
 
 @patch
@@ -837,15 +864,16 @@ class TokenScores(NamedTuple):
 def _tree_scores(self: LanguageModel, trees, examples, places, temperature, full=False, head=None) -> list:
     "For the completions of one padded batch of trees: log-probabilities, or in full `TokenScores`."
     tokens, positions, mask = _tree_inputs(trees, self.end, self.placement)
-    hidden = self.network.model(tokens, attention_mask=mask, position_ids=positions, use_cache=False).last_hidden_state
     paths = [(tree, path[len(e.prompt):]) for e, (tree, path) in zip(examples, places, strict=True)]
     wanted = sorted({(tree, node) for tree, path in paths for node in path})  # each distinct token once
     row = {place: i for i, place in enumerate(wanted)}
     sources = [(tree, trees[tree].parents[node]) for tree, node in wanted]
     chosen = torch.tensor([trees[tree].tokens[node] for tree, node in wanted], device=self.placement.device)
     where = torch.tensor(sources, device=self.placement.device)
-    states = hidden[where[:, 0], where[:, 1]]
-    flat = chosen_log_probabilities(states, self.network.lm_head.weight, chosen, temperature, with_entropy=full)
+    with self._products():
+        hidden = self.network.model(tokens, attention_mask=mask, position_ids=positions, use_cache=False)[0]
+        states = hidden[where[:, 0], where[:, 1]]
+        flat = chosen_log_probabilities(states, self.network.lm_head.weight, chosen, temperature, with_entropy=full)
     rows = [[row[tree, node] for node in path] for tree, path in paths]
     if not full:
         return [flat[index] for index in rows]
@@ -1015,8 +1043,9 @@ def _sample_with(self: LanguageModel, one_batch, prompts, maximum_tokens, temper
     output: list[Sample | None] = [None] * len(prompts)
     for start in range(0, len(order), batch):  # neighbours have similar lengths, so little padding
         rows = order[start:start + batch]
-        samples = one_batch([list(prompts[i]) for i in rows], maximum_tokens, temperature, uniforms[rows],
-                            {self.end, *stop})
+        with self._products():
+            samples = one_batch([list(prompts[i]) for i in rows], maximum_tokens, temperature, uniforms[rows],
+                                {self.end, *stop})
         for i, sample in zip(rows, samples, strict=True):
             output[i] = sample
     return output

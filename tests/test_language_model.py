@@ -767,6 +767,24 @@ def test_sampling_and_learning_agree_in_bf16_when_sums_are_exact(load_tiny):
     assert abs(torch.cat(model.plain_scores(examples)) - learned).max() < 1e-3
 
 
+@fast_bf16
+def test_in_equal_blocks_a_row_does_not_depend_on_its_neighbours():
+    "Some processors add up in another order when a product has more rows."
+    torch.manual_seed(0)
+    table, weight = (torch.randn(n, 592).bfloat16() for n in (200, 96))
+    bias, out = torch.randn(96).bfloat16(), torch.zeros(200, 96).bfloat16()
+    with module._SteadyProducts():
+        for product in (lambda x: F.linear(x, weight), lambda x: F.linear(x, weight, bias), lambda x: x @ weight.T,
+                        lambda x: out[:len(x)].clone().addmm_(x, weight.T)):
+            whole = product(table)
+            assert whole.shape == (200, 96)
+            for start, end in ((0, 1), (3, 40), (63, 66), (100, 200)):
+                assert torch.equal(product(table[start:end].contiguous()), whole[start:end])
+        assert torch.equal(F.linear(table.view(2, 100, 592), weight).view(200, 96), F.linear(table, weight))
+        assert F.linear(table[:0], weight).shape == (0, 96)
+    assert abs(F.linear(table, weight).float() - table.float() @ weight.float().T).max() < 0.5
+
+
 @pytest.mark.slow
 @fast_bf16
 def test_sampling_and_learning_with_the_real_model_in_bf16(real_model):
@@ -1127,11 +1145,10 @@ def real_model():
 
 @pytest.mark.slow
 def test_the_real_model_speaks(real_model):
-    chat = real_model.tokenizer.apply_chat_template([{"role": "user", "content": "What is the capital of France?"}],
-                                                    tokenize=False, add_generation_prompt=True)
-    prompt = real_model.tokenizer(chat, add_special_tokens=False).input_ids
+    prompt = real_model.encode("Paris is the capital of France. Rome is the capital of Italy. The capital of France is")
     with real_model.without_adapter():
-        answer = real_model.sample([prompt], 12, temperature=0)[0]
+        answer = real_model.sample([prompt], 3, temperature=0)[0]
+    assert np.exp(answer.log_probabilities[0]) > 0.5  # not a tie that rounding decides
     assert "Paris" in real_model.decode(answer.tokens)
 
 
