@@ -859,6 +859,10 @@ def wrong_action(
         if draw < 0.4 and same:
             return f"type {random.choice([e.id for e in same])} {action.text}"
         return f"type {touched.id} {_wrong_text(action.text, task, random, others)}"
+    fields = [e for e in rest if e.tag in _FIELDS]
+    if draw > 0.8 and fields:  # a field beside the buttons: nothing ends, whatever is done with it
+        field, texts = random.choice([e.id for e in fields]), re.findall(r"\w+", task.goal) or ["x"]
+        return f"click {field}" if draw < 0.95 else f"type {field} {random.choice(texts)}"
     pool = same if same and (draw < 0.75 or not early) else early or same or rest or elements
     alike = [e for e in same if e.text.lower() == touched.text.lower() != ""]  # "Yes" beside "yes" is worth a mistake
     pool = alike if alike and draw < 0.5 else pool

@@ -309,6 +309,18 @@ def test_a_wrong_action_is_possible_and_wrong():
                     assert only_one or wrong != step.action, (t.task.id, step.action)
 
 
+def test_fields_beside_the_buttons_are_touched_too():
+    "Else the experience model never learns that nothing ends there."
+    random, page = np.random.default_rng(0), "[1] button 'ok'\n[2] input ''\n[3] button 'no'\n[4] input ''"
+    task = make_task("click-button", 0).model_copy(update=dict(goal='Click on the "ok" button.'))
+    wrong = [parse_action(wrong_action("click 1", task, page, random)) for _ in range(200)]
+    fields = [a for a in wrong if a.element in (2, 4)]
+    assert {(a.kind, a.element) for a in fields} == {("click", 2), ("click", 4), ("type", 2), ("type", 4)}
+    assert 20 < len(fields) < 60 and all(a.text in ("Click", "on", "the", "ok", "button") for a in fields if a.kind == "type")
+    no_goal = task.model_copy(update=dict(goal=""))
+    assert all(wrong_action("click 1", no_goal, page, random) != "click 1" for _ in range(50))
+
+
 def test_a_damaged_list_of_first_pages_is_named(quick_run):
     (quick_run.path / "starts.jsonl").write_text('{"id": "a"}\n{"id')
     with pytest.raises(DreamgymError, match="starts.jsonl is damaged; delete it"):
