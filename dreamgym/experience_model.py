@@ -13,6 +13,7 @@ __all__ = ['Retriever', 'Demonstration', 'Query', 'demonstration_of', 'experienc
 
 # %% ../nbs/05_experience_model.ipynb #be9f0750
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -328,17 +329,17 @@ def forget(self: ExperienceModel) -> None:
     self.answers.clear()
 
 # %% ../nbs/05_experience_model.ipynb #e2433f41
-def _piles(steps: Sequence[ExperienceExample], random: np.random.Generator) -> dict[str, list[int]]:
-    "Indices in random order by task type and outcome; endings of one sort outnumber the other by a quarter at most."
+def _piles(steps: Sequence[ExperienceExample], random: np.random.Generator) -> dict[tuple, list[int]]:
+    "Indices in random order by task type and outcome; right endings at most 1.25 for a wrong one, wrong ones twice that."
     piles: dict[tuple, list[int]] = {}
     for i in random.permutation(len(steps)).tolist():
         step = steps[i]
         piles.setdefault((step.query.task.kind, step.transition.done, step.transition.reward), []).append(i)
     for kind in {key[0] for key in piles}:
         won, lost = piles.get((kind, True, 1.0), []), piles.get((kind, True, 0.0), [])
-        most = int(1.25 * min(len(won), len(lost))) or None
-        won[:], lost[:] = won[:most], lost[:most]
-    return {str(key): piles[key] for key in sorted(piles, key=str)}
+        most = 1.25 * min(len(won), len(lost))
+        won[:], lost[:] = won[:int(most) or None], lost[:int(2 * most) or None]
+    return {key: piles[key] for key in sorted(piles, key=str)}
 
 
 def choose_steps(
@@ -348,9 +349,10 @@ def choose_steps(
     seed: int = 0,
     effort: Sequence[float] | None = None,  # of each; a pile's turns go with the root of its mean. None: all alike
 ) -> list[int]:  # indices, at most `budget` tokens
-    "Fill the budget over task types and outcomes in turn, so that failures weigh as much as successes."
+    "Fill the budget over task types and outcomes in turn; wrong endings, which are of many sorts, get three turns for two."
     piles = _piles(steps, np.random.default_rng(derive_seed(seed, "choose")))
     share = {key: float(np.mean([effort[i] for i in pile]))**0.5 if effort else 1.0 for key, pile in piles.items()}
+    share |= {key: 1.5 * share[key] for key in piles if key[1] and not key[2]}  # there are many ways to fail
     chosen, used, taken = [], 0, dict.fromkeys(piles, 0)
     while live := [key for key in piles if piles[key]]:
         key = min(live, key=lambda key: (taken[key] + 1) / share[key])
@@ -421,19 +423,19 @@ def _varied(trace: tuple[str, str], random: np.random.Generator, wrong: bool) ->
 # %% ../nbs/05_experience_model.ipynb #8c8e4f83
 def judgement_examples(
     model: LanguageModel,
-    steps: Sequence[ExperienceExample],  # annotated; those with a comparison are used, each comparison once
+    steps: Sequence[ExperienceExample],  # annotated; those with a comparison are used, equal ones up to four times
     count: int,  # examples in all; where the data has fewer, right comparisons are varied
     weight: float = 1.0,  # of the verdicts
     seed: int = 0,
 ) -> list[Example]:  # task types and outcomes in turn
     "Traces without their pages: many verdicts for few tokens."
-    random, piles, seen = np.random.default_rng(derive_seed(seed, "judgements")), {}, set()
+    random, piles, seen = np.random.default_rng(derive_seed(seed, "judgements")), {}, Counter()
     for i in random.permutation(len(steps)).tolist():
         step = steps[i].transition
         trace, result = render_answer(step)
         facts, mark, clause = trace.partition(" Check:")
-        if step.done and " for " in clause and clause not in seen:
-            seen.add(clause)
+        if step.done and " for " in clause and seen[clause] < 4:  # where few texts occur, all pairs come several times
+            seen[clause] += 1
             piles.setdefault((steps[i].query.task.kind, step.reward), []).append((facts, mark + clause + result))
     right = [pair for key, pile in piles.items() if key[1] for pair in pile if _RIGHT.search(pair[1])]
     traces: list[tuple[str, str]] = []

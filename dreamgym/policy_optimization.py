@@ -248,6 +248,7 @@ class LearnerSettings:
     algorithm: str = "grpo"  # a key of `ALGORITHMS`
     learning_rate: float = 2e-4  # for a low-rank adapter
     warmup: int = 0  # optimiser steps over which both learning rates rise from near 0
+    decay: int = 0  # optimiser steps over which both learning rates fall to a third; 0: they stay
     clip_low: float = 0.2  # a bad token stops counting below 1 − clip_low
     clip_high: float = 0.2  # a good token stops counting above 1 + clip_high
     kl_weight: float = 0.0  # β, towards the policy that the learner started from; 0 computes no reference
@@ -281,7 +282,7 @@ def _complaint(s: LearnerSettings) -> str:
     for name in positive:
         if not getattr(s, name) > 0:
             return f"{name} must be greater than 0, not {getattr(s, name)}."
-    for name in ("kl_weight", "entropy_weight", "value_weight", "warmup"):
+    for name in ("kl_weight", "entropy_weight", "value_weight", "warmup", "decay"):
         if not getattr(s, name) >= 0:
             return f"{name} must not be negative, but is {getattr(s, name)}."
     for name in ("gamma", "gae_lambda"):
@@ -488,7 +489,8 @@ def _apply(self: Learner) -> float:
         taken = float(self.optimizer.state.get(self.trained()[0], {}).get("step", 0))
         for group in self.optimizer.param_groups:
             whole = group.setdefault("whole_rate", group["lr"])
-            group["lr"] = whole * min(1.0, (taken + 1) / (self.settings.warmup + 1))
+            fallen = max(1 / 3, 1 - 2 / 3 * taken / self.settings.decay) if self.settings.decay else 1.0
+            group["lr"] = whole * min(fallen, (taken + 1) / (self.settings.warmup + 1))
         self.optimizer.step()
     self.optimizer.zero_grad(set_to_none=True)
     if not np.isfinite(norms).all():

@@ -12,7 +12,7 @@ __all__ = ['try_out_in', 'LoopState', 'settings_of', 'first_state', 'IterationRe
 import json
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -91,17 +91,18 @@ class LoopState:
         self.values = json.loads((folder / "kind_values.json").read_text(encoding="utf-8"))
 
 # %% ../nbs/11_training_loop.ipynb #ef7ad615
-def settings_of(scale: Scale) -> LearnerSettings:
-    "The update's numbers at a scale."
-    return LearnerSettings.named(scale.algorithm, learning_rate=scale.policy_learning_rate, kl_weight=scale.kl_weight,
-                                 temperature=scale.temperature, minibatches=scale.minibatches,
-                                 warmup=scale.policy_warmup)
+def settings_of(scale: Scale, updates: int = 0) -> LearnerSettings:
+    "The update's numbers at a scale; over so many updates the learning rate falls to a third (0: it stays)."
+    found = LearnerSettings.named(scale.algorithm, learning_rate=scale.policy_learning_rate, kl_weight=scale.kl_weight,
+                                  temperature=scale.temperature, minibatches=scale.minibatches,
+                                  warmup=scale.policy_warmup)
+    return replace(found, decay=updates * found.minibatches * found.epochs)
 
 
 def first_state(run: Run, buffer: ReplayBuffer | None) -> LoopState:
     "The warm-started agent with a fresh optimiser."
     agent = new_agent(run, warm_start(run))
-    return LoopState(agent, Learner(agent.model, settings_of(run.scale)), buffer)
+    return LoopState(agent, Learner(agent.model, settings_of(run.scale, run.scale.iterations)), buffer)
 
 # %% ../nbs/11_training_loop.ipynb #6d86484c
 @dataclass

@@ -258,7 +258,9 @@ def test_the_budget_is_filled_evenly():
     for i in chosen:
         key = examples[i].query.task.kind, examples[i].transition.done, examples[i].transition.reward
         counts[key] = counts.get(key, 0) + 1
-    assert len(counts) == 9 and max(counts.values()) - min(counts.values()) <= 1
+    wrong, others = ([n for key, n in counts.items() if (key[1:] == (True, 0.0)) is lost] for lost in (True, False))
+    assert len(counts) == 9 and max(wrong) - min(wrong) <= 1 and max(others) - min(others) <= 1
+    assert 1.2 < (sum(wrong) / 3) / (sum(others) / 6) < 1.9, "wrong endings get three turns for two"
     assert choose_steps(examples, lengths, 300, 1) == chosen != choose_steps(examples, lengths, 300, 2)
     assert choose_steps(examples, lengths, 0) == [] and choose_steps([], [], 100) == []
 
@@ -288,7 +290,7 @@ def test_judgements_alone_carry_loss_on_their_verdicts_only(tiny):
         step = step.model_copy(update={"reasoning": explain_transition(task, step)})
         steps.append(ExperienceExample(Query(task, step.state, step.action), step, number))
     found = judgement_examples(tiny.model, steps, 3, weight=3.0, seed=1)
-    assert len({tuple(e.completion) for e in found}) == 3, "equal comparisons count once"
+    assert len({tuple(e.completion) for e in found}) == 3
     heads = [tiny.model.decode(e.completion).split(" for ")[0].removeprefix(" Check: ") for e in found]
     told = {head: told_by(tiny.model, e) for head, e in zip(heads, found, strict=True)}
     assert {tiny.model.decode(e.prompt) for e in found} == {"Think: Task names no. It clicks button Go."}
@@ -299,6 +301,7 @@ def test_judgements_alone_carry_loss_on_their_verdicts_only(tiny):
     assert [e.completion for e in judgement_examples(tiny.model, steps, 2, seed=1)] == [e.completion for e in found[:2]]
     assert judgement_examples(tiny.model, steps, 0) == judgement_examples(tiny.model, [], 5) == []
     lost = [step for step in steps if not step.transition.reward]
+    assert len(judgement_examples(tiny.model, 9 * lost, 99)) == 8, "equal ones come four times at most"
     assert len(judgement_examples(tiny.model, lost, 10)) == 2, "only right comparisons are varied"
 
 

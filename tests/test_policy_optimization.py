@@ -557,6 +557,14 @@ def test_the_learning_rates_rise_over_the_first_steps(algorithm, new_model, batc
         assert [row[1] for row in rates] == pytest.approx([0.25e-2, 0.5e-2, 0.75e-2, 1e-2, 1e-2, 1e-2])
 
 
+def test_the_learning_rate_falls_to_a_third(new_model, batch):
+    learner, rates = Learner(new_model(), LearnerSettings.named("grpo", learning_rate=3e-3, warmup=1, decay=4)), []
+    learner.callbacks.append(lambda report: rates.append(learner.optimizer.param_groups[0]["lr"]))
+    for _ in range(3):
+        learner.update(batch)
+    assert rates == pytest.approx([1.5e-3, 2.5e-3, 2e-3, 1.5e-3, 1e-3, 1e-3])
+
+
 def test_only_the_critic_moves_to_another_training(new_model, batch, tmp_path):
     learner, other = (Learner(new_model(), LearnerSettings.named("ppo", value_learning_rate=0.01)) for _ in range(2))
     learner.update(batch)
@@ -649,7 +657,8 @@ def test_a_new_algorithm_is_a_new_row(new_model, batch, monkeypatch):
 @pytest.mark.parametrize("change, message", [
     (dict(algorithm="reinforce"), "Unknown algorithm 'reinforce': choose one of grpo, dr_grpo, dapo, gspo, ppo"),
     (dict(credit="episode"), "'turn' or a 'token'"), (dict(clip_low=0.0), "clip_low must be greater than 0"),
-    (dict(clip_high=-1.0), "clip_high must be greater than 0"), (dict(warmup=-1), "warmup must not be negative"), (dict(learning_rate=float("nan")), "learning_rate"),
+    (dict(clip_high=-1.0), "clip_high must be greater than 0"), (dict(warmup=-1), "warmup must not be negative"),
+    (dict(decay=-1), "decay must not be negative"), (dict(learning_rate=float("nan")), "learning_rate"),
     (dict(minibatches=0), "minibatches"), (dict(epochs=0), "epochs"), (dict(temperature=0), "temperature"),
     (dict(kl_weight=-0.1), "kl_weight must not be negative"), (dict(gamma=1.5), "gamma must lie between 0 and 1"),
     (dict(gae_lambda=-0.1), "gae_lambda"), (dict(tokens_per_batch=0), "tokens_per_batch"),
