@@ -316,8 +316,8 @@ def is_done(run: Run, source: Path) -> bool:
     return all((run.path / name).exists() for name in (f"notebooks/{source.name}", *row["stages"]))
 
 # %% ../nbs/91_command_line.ipynb #63e816d4
-_WEIGHTS = {"02": 68, "03": 27, "05": 285, "06": 30, "08": 74, "09": 153, "10": 58, "11": 355, "12": 76, "18": 40,
-            "90": 32, "91": 26}
+_WEIGHTS = {"02": 55, "03": 19, "05": 219, "06": 19, "08": 53, "09": 112, "10": 51, "11": 280, "12": 50, "18": 29,
+            "90": 24, "91": 13}
 _GROWTH = {"quick": 1.0, "cpu": 5.0, "gpu": 30.0, "paper": 500.0}  # of the chapters above; the others take about 10
 
 
