@@ -183,6 +183,7 @@ class Run:
     def __init__(self, path: Path, scale: Scale, seed: int):
         self.path, self.scale, self.seed = Path(path), scale, seed
         self._lock = FileLock(self.path / ".lock")
+        self._inside = 0.0  # seconds of stages that the current one needed and built
 
     def __repr__(self):
         return f"Run({str(self.path.name)!r}, scale={self.scale.name!r}, seed={self.seed})"
@@ -295,7 +296,7 @@ def build(
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.unfinished")
         _remove(temporary)
-        start = time.monotonic()
+        start, outer, self._inside = time.monotonic(), self._inside, 0.0
         try:
             make(temporary)
         except BaseException as error:
@@ -306,8 +307,10 @@ def build(
             raise
         os.replace(temporary, target)
         _give_memory_back()
+        spent = time.monotonic() - start
         with suppress(OSError):  # a full disk: the result is there, and the next stage will say it
-            self._log_stage(name, time.monotonic() - start)
+            self._log_stage(name, spent - self._inside)  # stages that it needed have rows of their own
+        self._inside = outer + spent
     return target
 
 # %% ../nbs/01_runs.ipynb #6ae6b839

@@ -321,6 +321,21 @@ def test_two_processes_share_one_stage(quick_run):
     assert len(quick_run.stages()) == 1
 
 
+def test_the_seconds_of_a_needed_stage_count_once(quick_run, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("dreamgym.runs.time.monotonic", lambda: now[0])
+
+    def make(path, needs=(), seconds=1.0):
+        for name in needs:
+            quick_run.build(name, lambda path: make(path, seconds=10.0))
+        now[0] += seconds
+        path.touch()
+
+    quick_run.build("last", lambda path: make(path, ("one", "two")))
+    quick_run.build("more", make)
+    assert {row["stage"]: row["seconds"] for row in quick_run.stages()} == {"one": 10, "two": 10, "last": 1, "more": 1}
+
+
 def test_the_log_survives_a_line_that_was_cut_off(quick_run):
     quick_run.build("one", Path.touch)
     with (quick_run.path / "stages.jsonl").open("a") as file:
