@@ -239,7 +239,7 @@ def _register_attention() -> None:
 
 # %% ../nbs/03_language_model.ipynb #5d2e8a11
 class _SteadyProducts(TorchDispatchMode):
-    "Inside this `with` block every matrix product has 64 rows, padded where need be: each row comes out the same anywhere."
+    "Inside this `with` block a product with a matrix has 64 rows, padded where need be: a row comes out the same anywhere."
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         aten = torch.ops.aten
