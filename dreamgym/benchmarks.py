@@ -118,11 +118,12 @@ def times(timings: Sequence[Timing]) -> list[float]:
 # %% ../nbs/18_benchmarks.ipynb #b2680bc5
 def large_product(
     placement: Placement,  # device and number format
-    size: int = 2048,  # side of the matrices
-    times: int = 3,  # products of one turn
+    size: int = 0,  # side of the matrices; 0: large enough for the device
+    times: int = 3,  # products of one turn, more on a GPU
 ) -> Callable[[], float]:  # a contestant; its work is floating-point operations
     "The best that the machine does: square matrices, large enough to hide everything else."
-    left = torch.ones(size, size, dtype=placement.dtype, device=placement.device)
+    size, times = size or (2048 if placement.breadth == 1 else 8192), times * placement.breadth
+    left = torch.randn(size, size, device=placement.device).to(placement.dtype)  # equal numbers flatter a GPU
     def work() -> float:
         for _ in range(times):
             left @ left
@@ -133,10 +134,10 @@ def large_product(
 
 def large_read(
     placement: Placement,
-    megabytes: int = 256,  # far more than the caches hold
+    megabytes: int = 256,  # far more than the caches hold; more on a GPU
 ) -> Callable[[], float]:  # a contestant; its work is bytes
     "Read memory from one end to the other."
-    block = torch.ones(megabytes * 2**18, dtype=torch.float32, device=placement.device)
+    block = torch.ones(megabytes * placement.breadth * 2**18, dtype=torch.float32, device=placement.device)
     def work() -> float:
         block.sum()
         return 4.0 * block.numel()
@@ -246,9 +247,10 @@ def _processor() -> str:
 def origin(placement: Placement, command: str) -> dict[str, str | int]:
     "Where and how rows were measured; one column each."
     waiting = [f"{name}={os.environ[name]}" for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if name in os.environ]
+    name = f" ({torch.cuda.get_device_name(placement.device)})" if placement.device.startswith("cuda") else ""
     return {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "command": command, "processor": _processor(),
             "cores": os.cpu_count() or 1, "threads": torch.get_num_threads(), "waiting": " ".join(waiting),
-            "device": placement.device, "dtype": str(placement.dtype).removeprefix("torch."),
+            "device": placement.device + name, "dtype": str(placement.dtype).removeprefix("torch."),
             "versions": ";".join(f"{name}={_version(name)}" for name in _PACKAGES)}
 
 # %% ../nbs/18_benchmarks.ipynb #31857bca
@@ -389,6 +391,7 @@ def recorded_examples(
 
 def model_products(model: LanguageModel, tokens: int = 640) -> Callable[[], float]:
     "A contestant: the products of one block's own shapes, forward and backward, with nothing between them."
+    tokens *= model.placement.breadth  # as `measure_batches`
     weights = [m.weight for m in model.network.model.layers[0].modules() if getattr(m, "weight", None) is not None]
     weights = [w.detach() for w in weights if w.dim() == 2]
     inputs = [w.new_ones(tokens, w.shape[1]) for w in weights]
@@ -404,8 +407,8 @@ def training(settings: BenchmarkSettings) -> list[Row]:
     "Useful training tokens against the machine's own matrix product, and what sharing adds."
     model = our_model(settings)
     cost = token_cost(model)
-    apart = recorded_examples(model, settings.training_tokens)
-    groups = recorded_examples(model, settings.training_tokens, settings.group_size)
+    tokens = settings.training_tokens * model.placement.breadth
+    apart, groups = recorded_examples(model, tokens), recorded_examples(model, tokens, settings.group_size)
     nominal = float(sum(len(e.prompt) + len(e.completion) for e in groups))
     timings = take_turns({
         "product": large_product(model.placement), "shapes": model_products(model),
@@ -527,12 +530,13 @@ class RecordedPages(BatchEnvironment):
 class TrlLearner:
     "TRL's `GRPOTrainer` around a network with peft's adapter, driven with the token rows of given rollouts."
 
-    per_device = 8  # rows computed together: TRL's default
+    per_device = 8  # rows computed together: TRL's default; more on a GPU
 
     def __init__(self, network, tokenizer, placement: Placement, settings: BenchmarkSettings, folder: str):
         from datasets import Dataset
         from trl import GRPOConfig, GRPOTrainer
 
+        self.per_device *= placement.breadth
         config = GRPOConfig(
             output_dir=folder, use_cpu=placement.device == "cpu", bf16=False, report_to="none", disable_tqdm=True,
             gradient_checkpointing=False, per_device_train_batch_size=self.per_device, num_generations=self.per_device,
@@ -889,7 +893,9 @@ def memory(settings: BenchmarkSettings) -> list[Row]:
     exponents = [growth_exponent(counts, [timings[str(n)][r].seconds for n in counts])
                  for r in range(len(timings[str(counts[0])]))]
     early = seen[min(4, len(seen) - 2)]
+    graphics = [torch.cuda.max_memory_allocated() / 2**20] if torch.cuda.is_available() else []
     return [
+        *[make_row("memory", f"{len(seen)} iterations", "GPU memory at most", "MB", [used]) for used in graphics],
         make_row("memory", f"{len(seen)} iterations", "memory at the end against early", "times", [seen[-1] / early],
                  "at most 1.05", "resident memory after the last against that after the fifth iteration"),
         make_row("memory", f"{len(seen)} iterations", "resident at most", "MB", [max(seen)]),

@@ -178,6 +178,11 @@ class Placement(NamedTuple):
     dtype: torch.dtype
     reason: str
 
+    @property
+    def breadth(self) -> int:
+        "How many times larger batches may be than those that suit two cores: most of a GPU idles at small ones."
+        return 16 if self.device.startswith("cuda") else 1
+
 
 def choose_placement(
     device: str = "",  # "cpu", "cuda", "mps"; empty chooses
@@ -290,10 +295,9 @@ class LowRankLinear(torch.nn.Module):
     ):
         super().__init__()
         self.weight, self.bias, self.scale, self.active = layer.weight, layer.bias, scale, True
-        device = self.weight.device
-        self.lora_a = torch.nn.Parameter(torch.empty(rank, layer.in_features, device=device))
-        self.lora_b = torch.nn.Parameter(torch.zeros(layer.out_features, rank, device=device))
-        torch.nn.init.kaiming_uniform_(self.lora_a, a=5**0.5)
+        start = torch.nn.init.kaiming_uniform_(torch.empty(rank, layer.in_features), a=5**0.5)
+        self.lora_a = torch.nn.Parameter(start.to(self.weight.device))  # drawn on the processor: everywhere alike
+        self.lora_b = torch.nn.Parameter(torch.zeros(layer.out_features, rank, device=self.weight.device))
 
     def forward(self, x):
         if not self.active:
@@ -559,7 +563,7 @@ def plain_scores(
 def _packed(weight: torch.Tensor) -> tuple[torch.Tensor, Callable]:
     "A weight in the layout of the processor's bf16 kernel, and the product that takes it: bias is the third argument."
     kernels = torch.ops.mkldnn
-    if weight.dtype != torch.bfloat16 or not torch.backends.mkldnn.is_available():
+    if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or not torch.backends.mkldnn.is_available():
         return weight, F.linear
     multiply = lambda x, w, bias: kernels._linear_pointwise(x, w, bias, "none", [], "")  # noqa: E731
     return kernels._reorder_linear_weight(weight.contiguous(), 32), multiply
@@ -596,15 +600,15 @@ _LLAMA_LIKE = ("LlamaForCausalLM", "Qwen2ForCausalLM")  # blocks of norm, attent
 def _can_fuse(self: LanguageModel) -> bool:
     "Is this a model and a device that the fast way is written for?"
     known = type(self.network).__name__ in _LLAMA_LIKE and not getattr(self.network.config, "sliding_window", None)
-    return known and self.placement.device == "cpu" and not self._is_exact()  # exact sums are made nowhere else
+    return known and self.placement.device.partition(":")[0] != "mps" and not self._is_exact()  # exact sums: not here
 
 
 @patch
 def _blocks(self: LanguageModel) -> list[tuple]:
     "Per block: norm, fused query-key-value, output, norm, fused gate-up, down. Made again when the adapter has changed."
     layers = self.adapted.values()
-    state = torch.cat([torch.tensor([float(all(layer.active for layer in layers))]),
-                       *[parameter.detach().flatten() for parameter in self.parameters()]])
+    active = torch.tensor([float(all(layer.active for layer in layers))], device=self.placement.device)
+    state = torch.cat([active, *[parameter.detach().flatten() for parameter in self.parameters()]])
     kept = self.__dict__.get("_fused")
     if kept is None or not torch.equal(kept[0], state):
         blocks = [(block.input_layernorm, _fuse(a.q_proj, a.k_proj, a.v_proj), _fuse(a.o_proj),
@@ -626,7 +630,7 @@ class _Memory:
 
     def select(self, rows: Sequence[int]) -> "_Memory":
         "Some of the rows, in another order or several times."
-        where = torch.tensor(rows)
+        where = torch.tensor(rows, device=self.hidden.device)
         return _Memory([k[where] for k in self.keys], [v[where] for v in self.values], self.mask[where],
                        self.lengths[where], self.hidden[where])
 
@@ -640,13 +644,13 @@ class _Memory:
 @patch
 def _empty_memory(self: LanguageModel, lengths: Sequence[int], places: int) -> _Memory:
     "Room for sequences of some lengths."
-    config, dtype = self.network.config, self.placement.dtype
+    config, dtype, device = self.network.config, self.placement.dtype, self.placement.device
     shape = (len(lengths), config.num_key_value_heads, places, self.network.model.layers[0].self_attn.head_dim)
-    keys, values = ([torch.zeros(shape, dtype=dtype) for _ in self.network.model.layers] for _ in range(2))
-    sizes = torch.tensor(lengths)
-    mask = torch.zeros(len(lengths), places, dtype=dtype)
-    mask.masked_fill_(torch.arange(places) >= sizes[:, None], torch.finfo(dtype).min)
-    return _Memory(keys, values, mask, sizes, torch.zeros(len(lengths), config.hidden_size, dtype=dtype))
+    empty = lambda *sizes: torch.zeros(sizes, dtype=dtype, device=device)  # noqa: E731
+    keys, values = ([empty(*shape) for _ in self.network.model.layers] for _ in range(2))
+    sizes, mask = torch.tensor(lengths, device=device), empty(len(lengths), places)
+    mask.masked_fill_(torch.arange(places, device=device) >= sizes[:, None], torch.finfo(dtype).min)
+    return _Memory(keys, values, mask, sizes, empty(len(lengths), config.hidden_size))
 
 # %% ../nbs/03_language_model.ipynb #4fb3062d
 @patch
@@ -670,14 +674,14 @@ def _through_blocks(self: LanguageModel, x: torch.Tensor, positions: torch.Tenso
 @patch
 def _prefill_trees(self: LanguageModel, prompts: Sequence[list[int]], places: int) -> _Memory:
     "Compute what prompts share once, trees in a row without padding; then deal keys and values out to each prompt."
-    trees, paths = plant_trees(prompts, 160)
+    (trees, paths), numbers = plant_trees(prompts, 160), partial(torch.tensor, device=self.placement.device)
     memory, longest = self._empty_memory([len(p) for p in prompts], places), max(map(len, prompts))
-    for batch in length_batches([len(t.tokens) for t in trees], 1280):
+    for batch in length_batches([len(t.tokens) for t in trees], 1280 * self.placement.breadth):
         sizes, masks = [len(trees[t].tokens) for t in batch], [_ancestor_mask(trees[t], self.placement) for t in batch]
         first = dict(zip(batch, np.cumsum([0, *sizes]).tolist()))  # tree -> its place in the row
         rows = [i for i, (tree, _) in enumerate(paths) if tree in first]
         own = [[first[paths[i][0]] + node for node in paths[i][1]] for i in rows]
-        nodes = torch.tensor([path + [0] * (longest - len(path)) for path in own])
+        nodes = numbers([path + [0] * (longest - len(path)) for path in own])
 
         def attend(block, *projected):  # query, key, value: (nodes, heads, size)
             for store, new in ((memory.keys, projected[1]), (memory.values, projected[2])):
@@ -686,8 +690,7 @@ def _prefill_trees(self: LanguageModel, prompts: Sequence[list[int]], places: in
             return torch.cat([matmul_attention(None, *(t.transpose(0, 1)[None] for t in part), mask,
                                                part[0].shape[2]**-0.5)[0][0].flatten(1) for mask, *part in parts])
 
-        tokens, depths = (torch.tensor([x for t in batch for x in getattr(trees[t], name)])
-                          for name in ("tokens", "depths"))
+        tokens, depths = (numbers([x for t in batch for x in getattr(trees[t], name)]) for name in ("tokens", "depths"))
         hidden = self._through_blocks(self.network.model.embed_tokens(tokens), depths, attend)
         memory.hidden[rows] = hidden[[path[-1] for path in own]]
     return memory
@@ -887,7 +890,7 @@ def measure_batches(
     self: LanguageModel,
     examples: Sequence[Example],  # prompts and completions as token ids; neither may be empty
     temperature: float = 1.0,  # softmax temperature
-    tokens_per_batch: int = 640,  # padded tree nodes computed together (bounds the memory)
+    tokens_per_batch: int = 640,  # padded tree nodes computed together, more on a GPU (bounds the memory)
     tokens_per_tree: int = 320,  # larger trees share more and attend more
     head: Callable[[torch.Tensor], torch.Tensor] | None = None,  # (n, width) hidden states -> (n,) values
     full: bool = True,  # False: log-probabilities only
@@ -899,7 +902,7 @@ def measure_batches(
     members: list[list[int]] = [[] for _ in trees]
     for i, (tree, _) in enumerate(places):
         members[tree].append(i)
-    for batch in length_batches([len(t.tokens) for t in trees], tokens_per_batch):
+    for batch in length_batches([len(t.tokens) for t in trees], tokens_per_batch * self.placement.breadth):
         rows = [i for tree in batch for i in members[tree]]
         local = {tree: number for number, tree in enumerate(batch)}
         moved = [(local[places[i][0]], places[i][1]) for i in rows]
@@ -1041,6 +1044,7 @@ def _sample_with(self: LanguageModel, one_batch, prompts, maximum_tokens, temper
     uniforms = torch.rand(len(prompts), maximum_tokens, generator=generator)
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), tuple(prompts[i])))
     output: list[Sample | None] = [None] * len(prompts)
+    batch *= self.placement.breadth
     for start in range(0, len(order), batch):  # neighbours have similar lengths, so little padding
         rows = order[start:start + batch]
         with self._products():
@@ -1059,7 +1063,7 @@ def sample(
     temperature: float = 1.0,  # 0 is greedy
     seed: int = 0,  # seed of this call
     stop: Sequence[int] = (),  # token ids that end a completion, beside the end token
-    batch: int = 48,  # completions decoded together
+    batch: int = 48,  # completions decoded together, more on a GPU
 ) -> list[Sample]:  # one a prompt, in order
     "Sample completions. A row's randomness depends on the seed and its place, not on the batch it falls in."
     if not all(map(len, prompts)):
