@@ -523,9 +523,10 @@ def chosen_log_probabilities(
     temperature: float = 1.0,  # softmax temperature
     with_entropy: bool = False,  # also return the (n,) entropies, in nats, differentiable as well
 ) -> torch.Tensor:  # (n,) float32 log-probabilities, differentiable in `hidden`
-    "The output layer at the positions that carry loss, and nowhere else; in slices that fit the cache."
-    parts = [_ChosenLogProbability.apply(hidden[i:i + 256], weight, tokens[i:i + 256], temperature, with_entropy)
-             for i in range(0, len(tokens), 256)] or [(hidden.new_zeros(0, dtype=torch.float32),) * 2]
+    "The output layer at the positions that carry loss, and nowhere else; in slices that fit a processor's cache."
+    size = 256 if hidden.device.type == "cpu" else 4096
+    parts = [_ChosenLogProbability.apply(hidden[i:i + size], weight, tokens[i:i + size], temperature, with_entropy)
+             for i in range(0, len(tokens), size)] or [(hidden.new_zeros(0, dtype=torch.float32),) * 2]
     chosen, entropies = zip(*parts, strict=True)
     return (torch.cat(chosen), torch.cat(entropies)) if with_entropy else torch.cat(chosen)
 
@@ -697,22 +698,46 @@ def _prefill_trees(self: LanguageModel, prompts: Sequence[list[int]], places: in
 
 # %% ../nbs/03_language_model.ipynb #a8d25e31
 @patch
-def _decode(self: LanguageModel, memory: _Memory, tokens: torch.Tensor, place: int) -> None:
-    "Append one token to every row, at `place`."
-    memory.mask[:, place] = 0
+def _decode(self: LanguageModel, memory: _Memory, tokens: torch.Tensor, place: torch.Tensor) -> None:
+    "Append one token to every row, at `place` (1,). Everything is changed in place, so that a step can be recorded."
+    memory.mask.index_fill_(1, place, 0)
     rows, key_heads, _, size = memory.keys[0].shape
     group = self.network.config.num_attention_heads // key_heads
-    mask = memory.mask.repeat_interleave(key_heads * group, 0).view(rows * key_heads, group, -1)
+    mask = memory.mask[:, None].expand(-1, key_heads * group, -1).reshape(rows * key_heads, group, -1)
 
     def attend(block, query, key, value):
         keys, values = memory.keys[block], memory.values[block]
-        keys[:, :, place], values[:, :, place] = key, value
+        keys.index_copy_(2, place, key[:, :, None])
+        values.index_copy_(2, place, value[:, :, None])
         query, keys = query.reshape(rows * key_heads, group, size), keys.view(rows * key_heads, -1, size)
         scores = torch.baddbmm(mask, query, keys.transpose(1, 2), alpha=size**-0.5)
         return torch.bmm(scores.softmax(-1), values.view(rows * key_heads, -1, size)).view(rows, -1)
 
-    memory.hidden = self._through_blocks(self.network.model.embed_tokens(tokens), memory.lengths, attend)
-    memory.lengths = memory.lengths + 1
+    memory.hidden.copy_(self._through_blocks(self.network.model.embed_tokens(tokens), memory.lengths, attend))
+    memory.lengths.add_(1)
+
+# %% ../nbs/03_language_model.ipynb #b3d0c7e2
+class _Decoding:
+    """Decoding steps of one memory.
+
+    On a GPU, starting a step's thousand small operations takes far longer than computing them. So the first step goes
+    as it is, the second is recorded (a CUDA graph), and from then on the record is replayed with one start.
+    """
+
+    def __init__(self, model: LanguageModel, memory: _Memory):
+        self.model, self.memory, self.inputs, self.graph = model, memory, (), None
+
+    def __call__(self, tokens: torch.Tensor, place: int) -> None:
+        if not self.inputs or tokens.device.type != "cuda":
+            self.inputs = tokens.clone(), torch.tensor([place], device=tokens.device)
+            return self.model._decode(self.memory, *self.inputs)
+        self.inputs[0].copy_(tokens)
+        self.inputs[1].fill_(place)
+        if self.graph is None:
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.model._decode(self.memory, *self.inputs)
+        self.graph.replay()
 
 # %% ../nbs/03_language_model.ipynb #d60c1b47
 _ROOM = 32  # places for new tokens that are allocated at once
@@ -723,9 +748,11 @@ def _sample_fast(self: LanguageModel, prompts, maximum_tokens, temperature, unif
     "What `_sample_batch` does, near the processor's limit."
     self._blocks()  # into `_fused`
     distinct = {p: i for i, p in enumerate(dict.fromkeys(map(tuple, prompts)))}  # equal prompts are computed once
-    longest = max(map(len, prompts))
-    memory = self._prefill_trees([list(p) for p in distinct], longest + min(maximum_tokens, _ROOM))
+    longest, wide = max(map(len, prompts)), self.placement.breadth > 1
+    room, patience = (maximum_tokens, 0.5) if wide else (_ROOM, 0.9)  # a GPU would record the step anew
+    memory = self._prefill_trees([list(p) for p in distinct], longest + min(maximum_tokens, room))
     memory = memory.select([distinct[tuple(p)] for p in prompts])
+    decode = _Decoding(self, memory)
     head, multiply = self._packed_head()
     alive, running = list(range(len(prompts))), set(range(len(prompts)))
     output = [Sample([], []) for _ in prompts]
@@ -739,12 +766,13 @@ def _sample_fast(self: LanguageModel, prompts, maximum_tokens, temperature, unif
                 running -= {row} if token in stop else set()
         if not running or step == maximum_tokens - 1:
             break
-        if len(running) <= 0.9 * len(alive):  # moving the memory costs about as much as one row's rest
+        if len(running) <= patience * len(alive):  # moving the memory costs about as much as one row's rest
             kept = [i for i, row in enumerate(alive) if row in running]
             memory, tokens, alive = memory.select(kept), tokens[kept], [alive[i] for i in kept]
         if memory.mask.shape[1] == longest + step:
             memory = memory.longer(_ROOM)
-        self._decode(memory, tokens, longest + step)
+        decode = decode if decode.memory is memory else _Decoding(self, memory)
+        decode(tokens, longest + step)
     return output
 
 

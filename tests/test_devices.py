@@ -79,13 +79,14 @@ def test_a_fresh_adapter_is_the_same_everywhere(tiny_model_folder, device):
 def test_the_fast_sampler_samples_what_the_simple_one_does(load, device, prompts):
     model = load(device)
     assert model._can_fuse()
-    for temperature in (0.0, 1.0):
-        fast = model.sample(prompts, 12, temperature, seed=3)
-        simple = model._sample_with(model._sample_batch, prompts, 12, temperature, 3, (), 48)
+    for temperature, stop in ((0.0, ()), (1.0, ()), (1.0, range(40))):  # with the last, rows end at every step
+        fast = model.sample(prompts, 40, temperature, seed=3, stop=stop)
+        simple = model._sample_with(model._sample_batch, prompts, 40, temperature, 3, stop, 48)
+        assert bool(stop) == (len({len(s.tokens) for s in fast}) > 8)
         assert [s.tokens for s in fast] == [s.tokens for s in simple]
         for a, b in zip(fast, simple, strict=True):
             np.testing.assert_allclose(a.log_probabilities, b.log_probabilities, atol=1e-4)
-        assert model.sample(prompts, 12, temperature, seed=3) == fast
+        assert model.sample(prompts, 40, temperature, seed=3, stop=stop) == fast
 
 
 def test_samples_carry_the_log_probabilities_that_the_learner_finds(load, device, prompts):
