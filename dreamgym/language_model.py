@@ -515,7 +515,7 @@ class _ChosenLogProbability(torch.autograd.Function):
         change[torch.arange(len(tokens), device=tokens.device), tokens] += gradient
         return (change.div_(context.temperature).to(logits.dtype) @ weight), None, None, None, None
 
-
+# %% ../nbs/03_language_model.ipynb #f7c4a1e6
 def chosen_log_probabilities(
     hidden: torch.Tensor,  # (n, width) last hidden states at the positions that predict the tokens
     weight: torch.Tensor,  # (vocabulary, width) output matrix
