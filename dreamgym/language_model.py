@@ -619,6 +619,9 @@ def _blocks(self: LanguageModel) -> list[tuple]:
     return kept[1]
 
 # %% ../nbs/03_language_model.ipynb #1ce8f7a9
+_ROOM = 32  # places for new tokens that are allocated at once
+
+
 @dataclass
 class _Memory:
     "A batch of sequences under way."
@@ -740,9 +743,6 @@ class _Decoding:
         self.graph.replay()
 
 # %% ../nbs/03_language_model.ipynb #d60c1b47
-_ROOM = 32  # places for new tokens that are allocated at once
-
-
 @patch
 def _sample_fast(self: LanguageModel, prompts, maximum_tokens, temperature, uniforms, stop) -> list[Sample]:
     "What `_sample_batch` does, near the processor's limit."
