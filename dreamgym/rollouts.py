@@ -9,6 +9,7 @@ __all__ = ['agent_prompt', 'Turn', 'Rollout', 'Agent', 'collect_rollouts', 'imit
            'warm_start']
 
 # %% ../nbs/08_rollouts.ipynb #6caf3da8
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,16 +156,21 @@ def imitation_examples(
             history += (_past_action(step.action, step.state),)
     return output
 
-
+# %% ../nbs/08_rollouts.ipynb #b9f3d7a2
 def demonstrations(
     run: Run,  # gives the offline data and the number of demonstrations
-) -> list[Trajectory]:  # oracle trajectories, the first few of each task type
-    "The few demonstrations that the warm start may see."
-    output, count = [], {}
+) -> list[Trajectory]:  # oracle trajectories, a few of each task type
+    "The few demonstrations that the warm start may see; goals in turn, so that few episodes show many of them."
+    seen, ranked = Counter(), []
     for trajectory in read_trajectories(offline_data(run)):
-        kind = trajectory.task.kind
-        if trajectory.source == "oracle" and count.get(kind, 0) < run.scale.demonstration_seeds_per_kind:
-            count[kind] = count.get(kind, 0) + 1
+        if trajectory.source == "oracle":
+            goal = (trajectory.task.kind, trajectory.task.goal)
+            ranked.append((seen[goal], trajectory))
+            seen[goal] += 1
+    output, count = [], Counter()
+    for _, trajectory in sorted(ranked, key=lambda pair: pair[0]):
+        if count[trajectory.task.kind] < run.scale.demonstration_seeds_per_kind:
+            count[trajectory.task.kind] += 1
             output.append(trajectory)
     return output
 

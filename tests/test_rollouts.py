@@ -327,6 +327,15 @@ def test_demonstrations_are_few_and_by_the_oracle(run_with_data):
     assert {t.source for t in chosen} == {"oracle"}
 
 
+def test_goals_take_turns_among_the_demonstrations(quick_run):
+    goals = ["OK"] * 7 + ["x", "OK", "Cancel", "x", "x"]
+    trajectories = [shown("a", n, "oracle") for n in range(len(goals))]
+    trajectories = [t.model_copy(update={"task": t.task.model_copy(update={"goal": goal})})
+                    for t, goal in zip(trajectories, goals, strict=True)]
+    write_trajectories(quick_run.path / "offline.jsonl", trajectories)
+    assert [t.task.id for t in demonstrations(quick_run)] == ["a/0", "a/7", "a/9", "a/1", "a/10", "a/2"]
+
+
 def test_the_warm_start_is_a_stage(run_with_data, tiny_model_folder, monkeypatch):
     from dataclasses import replace
 
