@@ -632,17 +632,20 @@ class _Memory:
     lengths: torch.Tensor  # (rows,) tokens so far
     hidden: torch.Tensor  # (rows, width) last hidden state of the newest token
 
-    def select(self, rows: Sequence[int]) -> "_Memory":
-        "Some of the rows, in another order or several times."
+    def select(self, rows: Sequence[int]) -> None:
+        "Keep some of the rows, in another order or several times. Block by block: two copies of all would not fit."
         where = torch.tensor(rows, device=self.hidden.device)
-        return _Memory([k[where] for k in self.keys], [v[where] for v in self.values], self.mask[where],
-                       self.lengths[where], self.hidden[where])
+        for store in (self.keys, self.values):
+            for block, old in enumerate(store):
+                store[block] = old[where]
+        self.mask, self.lengths, self.hidden = self.mask[where], self.lengths[where], self.hidden[where]
 
-    def longer(self, places: int) -> "_Memory":
-        "The same with more room at the end."
-        keys, values = ([F.pad(x, (0, 0, 0, places)) for x in part] for part in (self.keys, self.values))
-        mask = F.pad(self.mask, (0, places), value=torch.finfo(self.mask.dtype).min)
-        return _Memory(keys, values, mask, self.lengths, self.hidden)
+    def extend(self, places: int) -> None:
+        "Make more room at the end."
+        for store in (self.keys, self.values):
+            for block, old in enumerate(store):
+                store[block] = F.pad(old, (0, 0, 0, places))
+        self.mask = F.pad(self.mask, (0, places), value=torch.finfo(self.mask.dtype).min)
 
 
 @patch
@@ -751,7 +754,7 @@ def _sample_fast(self: LanguageModel, prompts, maximum_tokens, temperature, unif
     longest, wide = max(map(len, prompts)), self.placement.breadth > 1
     room, patience = (maximum_tokens, 0.5) if wide else (_ROOM, 0.9)  # a GPU would record the step anew
     memory = self._prefill_trees([list(p) for p in distinct], longest + min(maximum_tokens, room))
-    memory = memory.select([distinct[tuple(p)] for p in prompts])
+    memory.select([distinct[tuple(p)] for p in prompts])
     decode = _Decoding(self, memory)
     head, multiply = self._packed_head()
     alive, running = list(range(len(prompts))), set(range(len(prompts)))
@@ -768,10 +771,10 @@ def _sample_fast(self: LanguageModel, prompts, maximum_tokens, temperature, unif
             break
         if len(running) <= patience * len(alive):  # moving the memory costs about as much as one row's rest
             kept = [i for i, row in enumerate(alive) if row in running]
-            memory, tokens, alive = memory.select(kept), tokens[kept], [alive[i] for i in kept]
+            memory.select(kept)
+            tokens, alive, decode = tokens[kept], [alive[i] for i in kept], _Decoding(self, memory)
         if memory.mask.shape[1] == longest + step:
-            memory = memory.longer(_ROOM)
-        decode = decode if decode.memory is memory else _Decoding(self, memory)
+            memory.extend(_ROOM)
         decode(tokens, longest + step)
     return output
 
