@@ -17,6 +17,32 @@ CHAT_TEMPLATE = (
 )
 
 
+class ScriptedModel:
+    "A language model whose tokens are bytes and whose answers a rule writes. It keeps every call."
+
+    end = 0
+
+    def __init__(self, rule):
+        self.rule, self.calls = rule, []
+
+    @property
+    def prompts(self):
+        return [prompt for call in self.calls for prompt in call[0]]
+
+    def encode(self, text):
+        return list(text.encode())
+
+    def decode(self, tokens):
+        return bytes(token for token in tokens if token).decode()
+
+    def sample(self, prompts, maximum_tokens, temperature=1.0, seed=0):
+        from dreamgym.language_model import Sample
+
+        self.calls.append(([self.decode(p) for p in prompts], temperature, seed))
+        answers = [[*self.rule(self.decode(p)).encode(), self.end][:maximum_tokens] for p in prompts]
+        return [Sample(answer, [-0.1] * len(answer)) for answer in answers]
+
+
 def pytest_collection_modifyitems(items):
     "Fast tests first, then those with a browser, then the slow ones; otherwise the order of the files."
     items.sort(key=lambda item: 2 * bool(item.get_closest_marker("slow")) + bool(item.get_closest_marker("browser")))

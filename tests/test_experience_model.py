@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from conftest import ScriptedModel
 from gymnasium.utils.env_checker import check_env
 
 import dreamgym.experience_model as module
@@ -31,32 +32,12 @@ from dreamgym.experience_model import (
     variation_examples,
     variation_prompt,
 )
-from dreamgym.language_model import LanguageModel, Sample, choose_placement
+from dreamgym.language_model import LanguageModel, choose_placement
 from dreamgym.trajectories import END_STATE, FAILURE_STATE, DreamgymError, Task, Trajectory, Transition
 
 START = "[1] button 'Knock'\n[2] button 'Open'\n[3] button 'Sing'"
 DOOR = Task(id="door/0", kind="door", goal="Get in.", start_state=START)
 PAGE = "text Name\n[1] input ''\n[2] checkbox 'Rr' off\n[3] button 'Submit'"
-
-
-class Scripted:
-    "A language model whose tokens are bytes and whose answers a rule writes; it keeps every prompt."
-
-    end = 0
-
-    def __init__(self, rule):
-        self.rule, self.prompts = rule, []
-
-    def encode(self, text):
-        return list(text.encode())
-
-    def decode(self, tokens):
-        return bytes(token for token in tokens if token).decode()
-
-    def sample(self, prompts, maximum_tokens, temperature=1.0, seed=0):
-        self.prompts += [self.decode(p) for p in prompts]
-        answers = [[*self.rule(self.decode(p)).encode(), self.end][:maximum_tokens] for p in prompts]
-        return [Sample(answer, []) for answer in answers]
 
 
 def door(prompt):
@@ -349,7 +330,7 @@ def test_variations_stay_within_their_type(tiny):
 
 
 def test_invented_tasks_come_one_a_parent():
-    model = ExperienceModel(Scripted(lambda prompt: prompt.split("\n")[0]))
+    model = ExperienceModel(ScriptedModel(lambda prompt: prompt.split("\n")[0]))
     assert model.invent([DOOR, DOOR.model_copy(update={"goal": "Sing."})]) == ["Task: Get in.", "Task: Sing."]
 
 
@@ -357,7 +338,7 @@ def test_invented_tasks_come_one_a_parent():
 
 
 def test_equal_questions_are_asked_once():
-    model = ExperienceModel(Scripted(door))
+    model = ExperienceModel(ScriptedModel(door))
     knock, enter = Query(DOOR, START, "click 1"), Query(DOOR, START, "click 2")
     answers = model.imagine([knock, enter, knock])
     assert [a.reward for a in answers] == [0.0, 1.0, 0.0] and len(model.model.prompts) == 2
@@ -370,7 +351,7 @@ def test_equal_questions_are_asked_once():
 
 
 def test_unreadable_answers_are_counted():
-    model = ExperienceModel(Scripted(door))
+    model = ExperienceModel(ScriptedModel(door))
     answers = model.imagine([Query(DOOR, START, f"click {i}") for i in (1, 2, 3)])
     assert [a.valid for a in answers] == [True, True, False] and (model.asked, model.unparsable) == (3, 1)
     assert (answers[2].state, answers[2].reward, answers[2].done, answers[2].text) == (FAILURE_STATE, 0.0, True, "Hm.")
@@ -378,13 +359,13 @@ def test_unreadable_answers_are_counted():
 
 def test_an_answer_that_was_cut_is_unreadable():
     rule = lambda prompt: " On.\n=> goes on\npage\ntext one\ntext two"  # noqa: E731
-    whole, cut = ExperienceModel(Scripted(rule)), ExperienceModel(Scripted(rule), maximum_tokens=35)
+    whole, cut = ExperienceModel(ScriptedModel(rule)), ExperienceModel(ScriptedModel(rule), maximum_tokens=35)
     query = Query(DOOR, START, "click 1")
     assert whole.imagine([query])[0].state == "text one\ntext two" and not cut.imagine([query])[0].valid
 
 
 def test_retrieval_fills_what_is_missing():
-    model, shown = ExperienceModel(Scripted(door)), Demonstration("An old goal.", "knocks", "failure")
+    model, shown = ExperienceModel(ScriptedModel(door)), Demonstration("An old goal.", "knocks", "failure")
     model.retrieve = lambda queries: [(shown,)] * len(queries)
     own = Demonstration("My own.", "waits", "goes on")
     model.imagine([Query(DOOR, START, "click 1"), Query(DOOR, START, "click 2", (), (own,))])
@@ -393,7 +374,7 @@ def test_retrieval_fills_what_is_missing():
 
 
 def test_answers_without_a_trace():
-    model = ExperienceModel(Scripted(lambda prompt: "=> success"))
+    model = ExperienceModel(ScriptedModel(lambda prompt: "=> success"))
     model.reasoning = False
     (answer,) = model.imagine([Query(DOOR, START, "click 2")])
     assert answer.valid and answer.reward == 1.0 and model.model.prompts[0].endswith("-\n")
@@ -426,7 +407,7 @@ def test_an_unreadable_answer_is_no_recognised_failure():
 
 
 def test_the_dream_keeps_the_contract():
-    dream = DreamBatch(ExperienceModel(Scripted(door)), maximum_steps=2)
+    dream = DreamBatch(ExperienceModel(ScriptedModel(door)), maximum_steps=2)
     assert dream.reset_batch([DOOR] * 5) == [DOOR] * 5 and not dream.real
     first = dream.step_batch(["click 2", " click 1 ", "click 9", "sing", "click 3"])
     assert [r[1:4] for r in first] == [(1.0, True, False), (0.0, False, False)] + [(0.0, True, False)] * 3
@@ -440,12 +421,12 @@ def test_the_dream_keeps_the_contract():
 
 
 def test_a_dream_needs_goal_and_first_page():
-    dream = DreamBatch(ExperienceModel(Scripted(door)))
+    dream = DreamBatch(ExperienceModel(ScriptedModel(door)))
     for change in ({"goal": ""}, {"start_state": ""}):
         with pytest.raises(DreamgymError, match="door/0"):
             dream.reset_batch([DOOR, DOOR.model_copy(update=change)])
     with pytest.raises(DreamgymError, match="Pass the task to reset"):
-        DreamEnvironment(ExperienceModel(Scripted(door))).reset()
+        DreamEnvironment(ExperienceModel(ScriptedModel(door))).reset()
 
 
 def test_one_episode_is_a_gymnasium_environment():
@@ -453,8 +434,8 @@ def test_one_episode_is_a_gymnasium_environment():
         def reset(self, *, seed=None, options=None):
             return super().reset(seed=seed, options={"task": DOOR})
 
-    check_env(OneDoor(ExperienceModel(Scripted(door))), skip_render_check=True)
-    environment = DreamEnvironment(ExperienceModel(Scripted(door)), maximum_steps=3)
+    check_env(OneDoor(ExperienceModel(ScriptedModel(door))), skip_render_check=True)
+    environment = DreamEnvironment(ExperienceModel(ScriptedModel(door)), maximum_steps=3)
     state, info = environment.reset(seed=5, options={"task": DOOR})
     assert (state, info["task"]) == (START, DOOR)
     results = [environment.step("click 1") for _ in range(3)]

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from conftest import ScriptedModel
 
 from dreamgym import rollouts as module
 from dreamgym.environments import BatchEnvironment, BatchOf, InvalidAction, check_action, parse_action
 from dreamgym.experience_model import DreamBatch, Imagined
-from dreamgym.language_model import Example, LanguageModel, Sample, choose_placement
+from dreamgym.language_model import Example, LanguageModel, choose_placement
 from dreamgym.rollouts import (
     Agent,
     Rollout,
@@ -53,24 +54,9 @@ class Bell:
         return (PAGE, 0.0, False, False, {}) if self.left else (END_STATE, 1.0, True, False, {"reasoning": "It rang."})
 
 
-class Scripted:
-    "A language model whose tokens are bytes; a rule answers each prompt. Every call is kept."
-
-    end = 0
-
-    def __init__(self, rule=lambda prompt: "click 1"):
-        self.rule, self.calls = rule, []
-
-    def encode(self, text):
-        return list(text.encode())
-
-    def decode(self, tokens):
-        return bytes(token for token in tokens if token).decode()
-
-    def sample(self, prompts, maximum_tokens, temperature=1.0, seed=0):
-        self.calls.append(([self.decode(p) for p in prompts], temperature, seed))
-        answers = [[*f" {self.rule(self.decode(p))}".encode(), self.end] for p in prompts]
-        return [Sample(answer, [-0.1] * len(answer)) for answer in answers]
+def scripted(rule=lambda prompt: "click 1"):
+    "A model that answers with the actions of a rule, in the form of an action's tokens."
+    return ScriptedModel(lambda prompt: f" {rule(prompt)}")
 
 
 @pytest.fixture
@@ -123,14 +109,14 @@ def test_a_prompt_shows_the_newest_page_and_a_short_past():
 
 @pytest.mark.parametrize("length", [0, 1, 2])
 def test_history_is_as_long_as_asked(length):
-    model = Scripted()
+    model = scripted()
     collect_rollouts(Agent(model, history_length=length), BatchOf(Bell), [bell(4)])
     pasts = [prompt.partition("Past: ")[2].split("\nAction")[0] for (prompt,), *_ in model.calls]
     assert [past.count("clicks button ring") for past in pasts] == [min(turn, length) for turn in range(4)]
 
 
 def test_a_grammar_of_its_own_stays_readable_in_the_past():
-    model = Scripted(lambda prompt: "go north")
+    model = scripted(lambda prompt: "go north")
     (rollout,) = collect_rollouts(Agent(model), Patient(), [bell(2)])
     assert "Past: go north\n" in model.calls[1][0][0] and not rollout.trajectory.transitions[0].invalid
 
@@ -192,7 +178,7 @@ def test_the_same_seed_gives_the_same_rollouts(tiny):
 
 
 def test_every_turn_has_a_seed_of_its_own():
-    model = Scripted()
+    model = scripted()
     collect_rollouts(Agent(model), BatchOf(Bell), [bell(3)], temperature=0.5, seed=4)
     assert len({seed for *_, seed in model.calls}) == 3 and {t for _, t, _ in model.calls} == {0.5}
 
@@ -201,7 +187,7 @@ def test_every_turn_has_a_seed_of_its_own():
 
 
 def test_who_is_done_leaves_the_batch():
-    model, environment, told = Scripted(), Patient(), []
+    model, environment, told = scripted(), Patient(), []
     rollouts = collect_rollouts(Agent(model), environment, [bell(1), bell(3), bell(2)],
                                 watch=lambda done, total: told.append((done, total)))
     assert [len(prompts) for prompts, *_ in model.calls] == [3, 2, 1]
@@ -211,7 +197,7 @@ def test_who_is_done_leaves_the_batch():
 
 
 def test_episodes_are_cut_at_the_limit():
-    cut, solved = collect_rollouts(Agent(Scripted()), BatchOf(Bell), [bell(9), bell(5)])
+    cut, solved = collect_rollouts(Agent(scripted()), BatchOf(Bell), [bell(9), bell(5)])
     assert cut.trajectory.truncated and len(cut.turns) == 5 and cut.reward == 0.0
     assert not cut.trajectory.transitions[-1].done
     assert not solved.trajectory.truncated and len(solved.turns) == 5 and solved.reward == 1.0
@@ -219,7 +205,7 @@ def test_episodes_are_cut_at_the_limit():
 
 @pytest.mark.parametrize("action", ["click 7", "sing", "", "type 1 a", "click 1\nclick 1"])
 def test_an_invalid_action_ends_the_episode(action):
-    model = Scripted(lambda prompt: action if "Ring 2" in prompt else "click 1")
+    model = scripted(lambda prompt: action if "Ring 2" in prompt else "click 1")
     failed, other = collect_rollouts(Agent(model), BatchOf(Bell), [bell(2), bell(3)])
     (step,) = failed.trajectory.transitions
     assert (step.invalid, step.next_state, step.reward, step.done) == (True, FAILURE_STATE, 0.0, True)
@@ -228,18 +214,18 @@ def test_an_invalid_action_ends_the_episode(action):
 
 
 def test_the_reasoning_of_a_dream_is_kept():
-    (rollout,) = collect_rollouts(Agent(Scripted(lambda prompt: "click 2")), BatchOf(Bell), [bell(3)])
+    (rollout,) = collect_rollouts(Agent(scripted(lambda prompt: "click 2")), BatchOf(Bell), [bell(3)])
     assert rollout.trajectory.transitions[0].reasoning == "It leaves." and rollout.reward == 0.0
     assert rollout.trajectory.source == "agent"
 
 
 def test_groups_stand_together():
-    rollouts = collect_rollouts(Agent(Scripted()), Patient(), [bell(1), bell(2), bell(1)], group_size=3)
+    rollouts = collect_rollouts(Agent(scripted()), Patient(), [bell(1), bell(2), bell(1)], group_size=3)
     assert [r.group for r in rollouts] == [0] * 3 + [1] * 3 + [2] * 3, "a task named twice has two groups"
     assert [r.trajectory.task.seed for r in rollouts] == [1] * 3 + [2] * 3 + [1] * 3
     with pytest.raises(DreamgymError, match="at least one rollout"):
-        collect_rollouts(Agent(Scripted()), Patient(), [bell(1)], group_size=0)
-    assert collect_rollouts(Agent(Scripted()), Patient(), []) == []
+        collect_rollouts(Agent(scripted()), Patient(), [bell(1)], group_size=0)
+    assert collect_rollouts(Agent(scripted()), Patient(), []) == []
 
 
 class Imagining:
@@ -262,7 +248,7 @@ def test_a_dream_and_a_real_world_are_interchangeable():
         return "click 2" if "Ring 3" in prompt and "Past" in prompt else "shout" if "Ring 4" in prompt else "click 1"
 
     tasks = [bell(n) for n in (1, 2, 3, 4, 9)]
-    real, dreamed = (collect_rollouts(Agent(Scripted(rule)), world, tasks, 2, seed=3)
+    real, dreamed = (collect_rollouts(Agent(scripted(rule)), world, tasks, 2, seed=3)
                      for world in (BatchOf(Bell, real=True), DreamBatch(Imagining(), maximum_steps=5)))
     assert all(r.trajectory.real for r in real) and not any(r.trajectory.real for r in dreamed)
     assert [r.turns for r in real] == [r.turns for r in dreamed]
@@ -281,7 +267,7 @@ def test_an_error_of_the_world_is_not_swallowed():
             raise InvalidAction("a batch must not raise this")
 
     with pytest.raises(InvalidAction):
-        collect_rollouts(Agent(Scripted()), Broken(), [bell(1)])
+        collect_rollouts(Agent(scripted()), Broken(), [bell(1)])
 
 
 # ---------------------------------------------------------------- the warm start
@@ -298,7 +284,7 @@ def test_imitation_has_the_form_of_a_rollout(tiny):
     examples = imitation_examples(tiny, [shown("bell", 2)])
     assert len(examples) == 2 and all(e.weights is None for e in examples)
     assert [tiny.model.tokenizer.decode(e.completion) for e in examples] == [" click 1<|im_end|>", " click 2<|im_end|>"]
-    collected = collect_rollouts(Agent(Scripted()), Patient(), [bell(2)])[0]
+    collected = collect_rollouts(Agent(scripted()), Patient(), [bell(2)])[0]
     prompts = [bytes(t.prompt).decode() for t in collected.turns]
     assert [tiny.model.decode(e.prompt) for e in examples] == prompts, "word for word what the agent is shown later"
 
