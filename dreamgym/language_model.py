@@ -576,10 +576,10 @@ class _Product(NamedTuple):
     weight: torch.Tensor  # (outputs, inputs + ranks), packed
     multiply: Callable
     bias: torch.Tensor | None  # (outputs,)
-    a: torch.Tensor | None  # (inputs, ranks); None without an adapter
+    a: torch.Tensor | None  # (ranks, inputs), packed; None without an adapter
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        x = x if self.a is None else torch.cat([x, x @ self.a], 1)
+        x = x if self.a is None else torch.cat([x, self.multiply(x, self.a, None)], 1)
         return self.multiply(x, self.weight, self.bias)
 
 # %% ../nbs/03_language_model.ipynb #e27b80a4
@@ -589,9 +589,9 @@ def _fuse(*layers: torch.nn.Module) -> _Product:
     bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
     if not getattr(layers[0], "active", False):
         return _Product(*_packed(weight), bias, None)
-    a = torch.cat([layer.lora_a for layer in layers]).to(weight.dtype).T
+    a = torch.cat([layer.lora_a for layer in layers]).to(weight.dtype)
     b = torch.block_diag(*[layer.lora_b * layer.scale for layer in layers]).to(weight.dtype)
-    return _Product(*_packed(torch.cat([weight, b], 1)), bias, a)
+    return _Product(*_packed(torch.cat([weight, b], 1)), bias, _packed(a)[0])
 
 # %% ../nbs/03_language_model.ipynb #7a1d95c8
 _LLAMA_LIKE = ("LlamaForCausalLM", "Qwen2ForCausalLM")  # blocks of norm, attention, norm, gated perceptron
@@ -681,7 +681,7 @@ def _through_blocks(self: LanguageModel, x: torch.Tensor, positions: torch.Tenso
 @patch
 def _prefill_trees(self: LanguageModel, prompts: Sequence[list[int]], places: int) -> _Memory:
     "Compute what prompts share once, trees in a row without padding; then deal keys and values out to each prompt."
-    (trees, paths), numbers = plant_trees(prompts, 160), partial(torch.tensor, device=self.placement.device)
+    (trees, paths), numbers = plant_trees(prompts, 320), partial(torch.tensor, device=self.placement.device)
     memory, longest = self._empty_memory([len(p) for p in prompts], places), max(map(len, prompts))
     for batch in length_batches([len(t.tokens) for t in trees], 1280 * self.placement.breadth):
         sizes, masks = [len(trees[t].tokens) for t in batch], [_ancestor_mask(trees[t], self.placement) for t in batch]
@@ -713,8 +713,11 @@ def _decode(self: LanguageModel, memory: _Memory, tokens: torch.Tensor, place: t
 
     def attend(block, query, key, value):
         keys, values = memory.keys[block], memory.values[block]
-        keys.index_copy_(2, place, key[:, :, None])
-        values.index_copy_(2, place, value[:, :, None])
+        for store, new in ((keys, key), (values, value)):
+            if place.is_cuda:
+                store.index_copy_(2, place, new[:, :, None])
+            else:  # much quicker where a number costs no wait
+                store[:, :, int(place)] = new
         query, keys = query.reshape(rows * key_heads, group, size), keys.view(rows * key_heads, -1, size)
         scores = torch.baddbmm(mask, query, keys.transpose(1, 2), alpha=size**-0.5)
         return torch.bmm(scores.softmax(-1), values.view(rows * key_heads, -1, size)).view(rows, -1)
