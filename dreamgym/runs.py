@@ -72,8 +72,8 @@ class Scale:
     iterations: int = size(8, "policy updates in the dream", paper="curves of about 150 steps (Fig. 3)")
     tasks_per_iteration: int = size(16, "tasks", elsewhere="verl-agent's scripts: 16")
     algorithm: str = size("grpo", "grpo, dr_grpo, dapo, gspo or ppo", "GRPO and PPO (Table 1)")
-    group_size: int = size(6, "rollouts per task", elsewhere="verl-agent's scripts: 8")
-    policy_learning_rate: float = size(2e-4, "per step", elsewhere="verl-agent's scripts: 1e-6, no LoRA")
+    group_size: int = size(12, "rollouts per task", elsewhere="verl-agent's scripts: 8")
+    policy_learning_rate: float = size(4e-4, "per step", elsewhere="verl-agent's scripts: 1e-6, no LoRA")
     policy_warmup: int = size(6, "optimiser steps over which the policy's learning rate rises")
     minibatches: int = size(2, "optimiser steps per batch of rollouts")
     kl_weight: float = size(0.0, "weight of the KL term towards the warm start")
@@ -96,13 +96,15 @@ _SCALES = {
     "quick": {},
     "cpu": dict(kinds=CPU_KINDS, maximum_steps=6, offline_seeds_per_kind=24, experience_token_budget=400_000,
                 iterations=10, tasks_per_iteration=20, test_per_kind=10, development_per_kind=4,
-                quality_steps=200, retrieved=2),
+                quality_steps=200, retrieved=2, group_size=6,
+                policy_learning_rate=2e-4),
     "gpu": dict(model="Qwen/Qwen2.5-1.5B-Instruct", kinds=CPU_KINDS, maximum_steps=6,
-                offline_seeds_per_kind=100, lora_rank=32, experience_token_budget=4_000_000, iterations=60, tasks_per_iteration=28, group_size=8,
-                test_per_kind=25, retrieved=3, history_length=4),
+                offline_seeds_per_kind=100, lora_rank=32, experience_token_budget=4_000_000, iterations=60,
+                tasks_per_iteration=28, group_size=8, policy_learning_rate=2e-4, test_per_kind=25, retrieved=3,
+                history_length=4),
     "paper": dict(model="meta-llama/Llama-3.1-8B-Instruct", kinds=CPU_KINDS, offline_seeds_per_kind=400,
                   lora_rank=64, experience_token_budget=40_000_000, iterations=150, group_size=8,
-                  test_per_kind=25, retrieved=3, history_length=8, maximum_steps=15),
+                  policy_learning_rate=2e-4, test_per_kind=25, retrieved=3, history_length=8, maximum_steps=15),
 }
 
 # %% ../nbs/01_runs.ipynb #2ce85113
