@@ -180,8 +180,10 @@ class Placement(NamedTuple):
 
     @property
     def breadth(self) -> int:
-        "How many times larger batches may be than those that suit two cores: most of a GPU idles at small ones."
-        return 16 if self.device.startswith("cuda") else 1
+        "How many times larger batches are than those that suit two cores: one for every 4 GiB of a GPU, 16 at most."
+        if not self.device.startswith("cuda"):
+            return 1
+        return max(1, min(16, torch.cuda.get_device_properties(self.device).total_memory // 2**32))
 
 
 def choose_placement(

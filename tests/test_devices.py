@@ -3,11 +3,13 @@
 Where there is no GPU its half is skipped; the processor's half holds the same promises.
 """
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
-from dreamgym.language_model import Example, LanguageModel, choose_placement
+from dreamgym.language_model import Example, LanguageModel, Placement, choose_placement
 from dreamgym.policy_optimization import ALGORITHMS, Learner, LearnerSettings
 from dreamgym.rollouts import Rollout, Turn
 from dreamgym.trajectories import Task, Trajectory, Transition
@@ -63,7 +65,15 @@ def test_the_chosen_placement_is_the_best_there_is(monkeypatch):
     monkeypatch.delenv("DREAMGYM_DEVICE", raising=False)
     placement = choose_placement()
     assert placement.device == ("cuda" if torch.cuda.is_available() else "cpu") and placement.reason
-    assert placement.breadth == (16 if torch.cuda.is_available() else 1)
+    assert 1 <= placement.breadth <= (16 if torch.cuda.is_available() else 1)
+
+
+@pytest.mark.parametrize("memory, breadth", [(8, 2), (24, 6), (80, 16), (2, 1)])
+def test_batches_grow_with_the_memory_of_a_gpu(memory, breadth, monkeypatch):
+    properties = SimpleNamespace(total_memory=memory * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    assert Placement("cuda:1", torch.bfloat16, "").breadth == breadth
+    assert Placement("cpu", torch.bfloat16, "").breadth == 1
 
 
 def test_a_fresh_adapter_is_the_same_everywhere(tiny_model_folder, device):
