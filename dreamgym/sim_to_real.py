@@ -13,6 +13,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -71,7 +72,8 @@ def sim_to_real(run: Run) -> Path:  # folder of the adapter
 
     def make(path: Path) -> None:
         agent = new_agent(run, before)
-        state = LoopState(agent, Learner(agent.model, settings_of(run.scale)), None)
+        settings = replace(settings_of(run.scale), minibatches=1, learning_rate=run.scale.policy_learning_rate / 4)
+        state = LoopState(agent, Learner(agent.model, settings), None)
         state.learner.load(before.parent)  # Adam's moments, and PPO's critic
         seed = derive_seed(run.seed, "transfer")
         tasks = balanced(start_tasks(run), 10_000, np.random.default_rng(seed))
