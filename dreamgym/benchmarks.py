@@ -37,7 +37,7 @@ from .environments import BatchEnvironment, make_task, oracle_action, play_episo
 from .experience_model import ExperienceModel, annotated_steps
 from .language_model import Example, LanguageModel, Placement, Sample, TokenTree, fetch_model, plant_trees
 from .policy_optimization import Learner, LearnerSettings, group_advantages
-from .rollouts import Agent, Rollout, agent_prompt, collect_rollouts
+from .rollouts import Agent, Rollout, agent_prompt, collect_rollouts, in_turn
 from .runs import QUICK_KINDS, Scale, derive_seed
 from .trajectories import DreamgymError, Task, Trajectory, atomic_write_text
 
@@ -329,12 +329,7 @@ def recorded(
 ) -> list[Trajectory]:  # of several steps each, task types in turn
     "Episodes of the sample that comes with the package."
     long = [t for t in sample_trajectories() if t.source == "oracle" and 2 <= len(t) <= maximum_steps]
-    kinds: dict[str, int] = {}
-    order = []
-    for t in long:  # the first of each type, then the second of each
-        kinds[t.task.kind] = kinds.get(t.task.kind, 0) + 1
-        order.append(kinds[t.task.kind])
-    ranked = [long[i] for i in np.argsort(order, kind="stable")]
+    ranked = in_turn(long, lambda t: t.task.kind)
     return [ranked[i % len(ranked)] for i in range(count)]
 
 # %% ../nbs/18_benchmarks.ipynb #cd4bfa39
