@@ -6,10 +6,11 @@ Docs: https://dreamgym.github.io/dreamgym/cot_annotation.html.md"""
 
 # %% auto #0
 __all__ = ['LONGEST_TRACE', 'LONGEST_TUTORIAL', 'LONGEST_ANSWER', 'named_texts', 'held_texts', 'describe_element',
-           'describe_action', 'compare_texts', 'explain_transition', 'Annotator', 'StateDifferenceAnnotator',
-           'annotation_prompt', 'AnnotationError', 'StepPlan', 'Tutorial', 'Annotation', 'parse_annotation',
-           'apply_annotation', 'question_key', 'AnswerFile', 'TeacherAnnotator', 'TeacherError', 'EndpointAnnotator',
-           'LocalModelAnnotator', 'annotate_all', 'chosen_annotator', 'annotation_report', 'annotated_data']
+           'describe_action', 'compare_texts', 'compare_marks', 'explain_transition', 'Annotator',
+           'StateDifferenceAnnotator', 'annotation_prompt', 'AnnotationError', 'StepPlan', 'Tutorial', 'Annotation',
+           'parse_annotation', 'apply_annotation', 'question_key', 'AnswerFile', 'TeacherAnnotator', 'TeacherError',
+           'EndpointAnnotator', 'LocalModelAnnotator', 'annotate_all', 'chosen_annotator', 'annotation_report',
+           'annotated_data']
 
 # %% ../nbs/04_cot_annotation.ipynb #81ce9fde
 import json
@@ -118,6 +119,16 @@ def compare_texts(
     return _in_words(pairs, [f"extra {text}" for text in rest] + ([] if sorted_right else ["wrong order"]))
 
 
+def compare_marks(
+    named: Sequence[str],  # what the task names
+    marks: dict[str, bool],  # boxes of the page by their text: marked or not
+) -> str:  # mark by mark with "yes" or "no", then what is too much, then "complete" or "not complete"
+    "The same for boxes: \"on\" and \"off\" stand beside each text on the page, so they can be copied from there."
+    parts = [f"{name} is {'on yes' if marks[name] else 'off no'}" for name in named]
+    extra = [f"extra {text}" for text, on in marks.items() if on and text not in named]
+    return ", ".join([*parts, *extra, "complete" if all(map(marks.get, named)) and not extra else "not complete"])
+
+
 def _in_words(pairs: Sequence[tuple[str, str]], faults: Sequence[str] = ()) -> str:
     "Pairs of (named, held) in words."
     parts = [f"{have or 'nothing'} for {name} {'yes' if have == name else 'no'}" for name, have in pairs]
@@ -136,16 +147,18 @@ def _effect(transition: Transition) -> str:
 
 # %% ../nbs/04_cot_annotation.ipynb #311697f2
 _TEXT_FIELDS = ("input", "password", "textarea")
-_HOLDERS = (*_TEXT_FIELDS, "select", "checkbox", "radio")
+_MARKS = ("checkbox", "radio")
+_HOLDERS = (*_TEXT_FIELDS, "select", *_MARKS)
 
 
 def _check_of_page(named: Sequence[str], state: str) -> str:
     "What the fields of a page hold against what the task names: field by field, or mark by mark."
-    fields = [e.text for e in parse_state(state) if e.tag in _TEXT_FIELDS]
+    elements = parse_state(state)
+    fields, marks = [e.text for e in elements if e.tag in _TEXT_FIELDS], {e.text: e.on for e in elements if e.tag in _MARKS}
     if fields and named:
         wanted = list(named) * len(fields) if len(named) == 1 else named  # one name is meant for every field
         return _in_words(list(zip(wanted, fields, strict=False)))
-    return compare_texts(named, held_texts(state))
+    return compare_marks(named, marks) if set(named) <= set(marks) else compare_texts(named, held_texts(state))
 
 
 def _check_of_element(named: Sequence[str], touched: Element, elements: Sequence[Element], won: bool) -> str:

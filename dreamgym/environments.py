@@ -863,7 +863,8 @@ def wrong_action(
     if draw > 0.8 and fields:  # a field beside the buttons: nothing ends, whatever is done with it
         field, texts = random.choice([e.id for e in fields]), re.findall(r"\w+", task.goal) or ["x"]
         return f"click {field}" if draw < 0.95 else f"type {field} {random.choice(texts)}"
-    pool = same if same and (draw < 0.75 or not early) else early or same or rest or elements
+    beside = 0.5 if touched.tag in ("radio", "checkbox") else 0.75  # else too early: agents love to submit unmarked boxes
+    pool = same if same and (draw < beside or not early) else early or same or rest or elements
     alike = [e for e in same if e.text.lower() == touched.text.lower() != ""]  # "Yes" beside "yes" is worth a mistake
     pool = alike if alike and draw < 0.5 else pool
     return f"click {random.choice([e.id for e in pool])}"

@@ -298,12 +298,36 @@ def loss_parts(
 Retriever = Callable[[Sequence[Query]], list[tuple[Demonstration, ...]]]
 
 
+_PAGE = "\npage\n"  # what follows is a page that the action has opened
+
+
+@patch
+def _complete(
+    self: ExperienceModel, queries: Sequence[Query], starts: Sequence[str] = (), temperature: float = 0.0
+) -> list[Imagined]:
+    "Write and parse one answer a query; `starts` is what already stands of each. A question gives its own seed."
+    none = "" if self.reasoning else "-\n"  # the line of the trace, where none is asked for
+    starts = [start.removeprefix(none) for start in starts] or [""] * len(queries)
+    prompts = [self.model.encode(self.prompt(q)) + self.model.encode(start)
+               for q, start in zip(queries, starts, strict=True)]
+    seeds = [derive_seed(0, q.task.id, q.state, q.action, *q.history) for q in queries]
+    samples = self.model.sample(prompts, self.maximum_tokens, temperature, seeds)
+    output = []
+    for query, start, sample in zip(queries, starts, samples, strict=True):
+        text, whole = none + start + self.model.decode(sample.tokens), sample.tokens[-1:] == [self.model.end]
+        output.append(parse_answer(text, query.state) if whole else _no_answer(text))  # else cut at `maximum_tokens`
+    return output
+
+
 @patch
 def imagine(
     self: ExperienceModel,
     queries: Sequence[Query],  # what is asked; demonstrations are retrieved where there are none
 ) -> list[Imagined]:  # one answer a query
-    "Answer greedily. Equal questions are asked once and remembered, so the dream is deterministic."
+    """Answer greedily. Equal questions are asked once and remembered, so the dream is deterministic.
+
+    A new page that never ends is drawn once more, by chance: trace and outcome stay.
+    """
     keys = [(q.task.id, q.task.goal, q.state, q.action, q.history, q.demonstrations) for q in queries]
     new = list({key: q for key, q in zip(keys, queries, strict=True) if key not in self.answers}.items())
     asked = [q for _, q in new]
@@ -311,12 +335,12 @@ def imagine(
         found = self.retrieve(asked)
         asked = [q if q.demonstrations else q._replace(demonstrations=d)
                  for q, d in zip(asked, found, strict=True)]
-    prompts = [self.model.encode(self.prompt(q)) for q in asked]
-    samples = self.model.sample(prompts, self.maximum_tokens, temperature=0)
-    for (key, query), sample in zip(new, samples, strict=True):
-        text = ("" if self.reasoning else "-\n") + self.model.decode(sample.tokens)
-        whole = sample.tokens[-1:] == [self.model.end]  # else cut at `maximum_tokens`
-        self.answers[key] = parse_answer(text, query.state) if whole else _no_answer(text)
+    given = self._complete(asked)
+    if lost := [i for i, answer in enumerate(given) if not answer.valid and _PAGE in answer.text]:
+        starts = [given[i].text.partition(_PAGE)[0] for i in lost]
+        for i, answer in zip(lost, self._complete([asked[i] for i in lost], starts, 1.0), strict=True):
+            given[i] = answer
+    self.answers.update({key: answer for (key, _), answer in zip(new, given, strict=True)})
     answers = [self.answers[key] for key in keys]
     self.asked += len(answers)
     self.unparsable += sum(not a.valid for a in answers)

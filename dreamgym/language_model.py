@@ -1076,8 +1076,8 @@ def _sample_batch(self: LanguageModel, prompts, maximum_tokens, temperature, uni
 @torch.inference_mode()
 def _sample_with(self: LanguageModel, one_batch, prompts, maximum_tokens, temperature, seed, stop, batch):
     "Sort prompts by length, cut them into batches, sample each, and put the answers back in order."
-    generator = torch.Generator().manual_seed(seed)
-    uniforms = torch.rand(len(prompts), maximum_tokens, generator=generator)
+    draw = lambda rows, one: torch.rand(rows, maximum_tokens, generator=torch.Generator().manual_seed(one))  # noqa: E731
+    uniforms = draw(len(prompts), seed) if isinstance(seed, int) else torch.cat([draw(1, one) for one in seed])
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), tuple(prompts[i])))
     output: list[Sample | None] = [None] * len(prompts)
     batch *= self.placement.breadth
@@ -1097,7 +1097,7 @@ def sample(
     prompts: Sequence[Sequence[int]],  # token ids, one list a prompt; equal prompts are computed once
     maximum_tokens: int,  # per completion
     temperature: float = 1.0,  # 0 is greedy
-    seed: int = 0,  # seed of this call
+    seed: int | Sequence[int] = 0,  # of this call, or one a prompt
     stop: Sequence[int] = (),  # token ids that end a completion, beside the end token
     batch: int = 48,  # completions decoded together, more on a GPU
 ) -> list[Sample]:  # one a prompt, in order

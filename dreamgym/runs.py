@@ -95,9 +95,8 @@ CPU_KINDS = ("click-button", "click-link", "click-option", "click-checkboxes", "
 _SCALES = {
     "quick": {},
     "cpu": dict(kinds=CPU_KINDS, maximum_steps=6, offline_seeds_per_kind=24, experience_token_budget=400_000,
-                iterations=10, tasks_per_iteration=20, test_per_kind=10, development_per_kind=4,
-                quality_steps=200, retrieved=2, group_size=6,
-                policy_learning_rate=2e-4),
+                warm_start_epochs=2, iterations=12, test_per_kind=10, development_per_kind=4, quality_steps=200,
+                retrieved=2),
     "gpu": dict(model="Qwen/Qwen2.5-1.5B-Instruct", kinds=CPU_KINDS, maximum_steps=6,
                 offline_seeds_per_kind=100, lora_rank=32, experience_token_budget=4_000_000, iterations=60,
                 tasks_per_iteration=28, group_size=8, policy_learning_rate=2e-4, test_per_kind=25, retrieved=3,

@@ -178,7 +178,7 @@ def test_what_was_typed_changes_nothing_in_what_a_quoting_task_names():
      "[1] input 'bo'\n[2] password 'al'\n[3] button 'Login'", "click 3", 0.0,
      "bo for al no, al for bo no, not complete"),
     ("Select qK and click Submit.", "[1] radio 'qK' off\n[2] radio 'Rr' on\n[3] button 'Submit'", "click 3", 0.0,
-     "Rr for qK no, not complete"),
+     "qK is off no, extra Rr, not complete"),
 ])
 def test_a_click_is_compared_with_what_the_task_names(goal, page, action, reward, said):
     assert f" Check: {said}. " in explain(goal, page, action, reward)
