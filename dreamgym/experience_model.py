@@ -338,7 +338,7 @@ def imagine(
     given = self._complete(asked)
     if lost := [i for i, answer in enumerate(given) if not answer.valid and _PAGE in answer.text]:
         starts = [given[i].text.partition(_PAGE)[0] for i in lost]
-        for i, answer in zip(lost, self._complete([asked[i] for i in lost], starts, 1.0), strict=True):
+        for i, answer in zip(lost, self._complete([asked[i] for i in lost], starts, 0.7), strict=True):
             given[i] = answer
     self.answers.update({key: answer for (key, _), answer in zip(new, given, strict=True)})
     answers = [self.answers[key] for key in keys]
