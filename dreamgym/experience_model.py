@@ -294,10 +294,7 @@ def loss_parts(
     second = [float(v) for row, n in zip(scores, traces, strict=True) for v in row[n:]]
     return {"reasoning": -float(np.mean(first)), "next_state_and_reward": -float(np.mean(second))}
 
-# %% ../nbs/05_experience_model.ipynb #e76fb3fa
-Retriever = Callable[[Sequence[Query]], list[tuple[Demonstration, ...]]]
-
-
+# %% ../nbs/05_experience_model.ipynb #b1e65c0d
 _PAGE = "\npage\n"  # what follows is a page that the action has opened
 
 
@@ -317,6 +314,9 @@ def _complete(
         text, whole = none + start + self.model.decode(sample.tokens), sample.tokens[-1:] == [self.model.end]
         output.append(parse_answer(text, query.state) if whole else _no_answer(text))  # else cut at `maximum_tokens`
     return output
+
+# %% ../nbs/05_experience_model.ipynb #e76fb3fa
+Retriever = Callable[[Sequence[Query]], list[tuple[Demonstration, ...]]]
 
 
 @patch

@@ -179,6 +179,12 @@ def test_what_was_typed_changes_nothing_in_what_a_quoting_task_names():
      "bo for al no, al for bo no, not complete"),
     ("Select qK and click Submit.", "[1] radio 'qK' off\n[2] radio 'Rr' on\n[3] button 'Submit'", "click 3", 0.0,
      "qK is off no, extra Rr, not complete"),
+    ("Select al, bo and click Submit.",
+     "[1] checkbox 'al' on\n[2] checkbox 'bo' on\n[3] checkbox 'cy' off\n[4] button 'Submit'", "click 4", 1.0,
+     "al is on yes, bo is on yes, complete"),
+    ("Select al, bo and click Submit.",
+     "[1] checkbox 'al' off\n[2] checkbox 'bo' on\n[3] button 'Submit'", "click 3", 0.0,
+     "al is off no, bo is on yes, not complete"),
 ])
 def test_a_click_is_compared_with_what_the_task_names(goal, page, action, reward, said):
     assert f" Check: {said}. " in explain(goal, page, action, reward)

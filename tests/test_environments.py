@@ -309,6 +309,16 @@ def test_a_wrong_action_is_possible_and_wrong():
                     assert only_one or wrong != step.action, (t.task.id, step.action)
 
 
+def test_boxes_are_often_submitted_too_early():
+    "Else the experience model takes an unmarked box for a marked one, and an agent learns to submit at once."
+    random, page = np.random.default_rng(0), "[1] radio 'ok' off\n[2] radio 'no' off\n[3] button 'Submit'"
+    task = make_task("click-option", 0).model_copy(update=dict(goal="Select ok and click Submit."))
+    early = np.mean([wrong_action("click 1", task, page, random) == "click 3" for _ in range(400)])
+    assert 0.4 < early < 0.6
+    rivals = page.replace("radio", "button").replace(" off", "").replace("button 'Submit'", "link 'Submit'")
+    assert np.mean([wrong_action("click 1", task, rivals, random) == "click 3" for _ in range(400)]) < 0.35
+
+
 def test_fields_beside_the_buttons_are_touched_too():
     "Else the experience model never learns that nothing ends there."
     random, page = np.random.default_rng(0), "[1] button 'ok'\n[2] input ''\n[3] button 'no'\n[4] input ''"

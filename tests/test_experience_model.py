@@ -364,6 +364,25 @@ def test_an_answer_that_was_cut_is_unreadable():
     assert whole.imagine([query])[0].state == "text one\ntext two" and not cut.imagine([query])[0].valid
 
 
+def test_a_page_that_never_ends_is_drawn_once_more():
+    def rule(prompt):
+        return "\npage\ntext two" if prompt.endswith("=> goes on") else " On.\n=> goes on\npage" + "\ntext one" * 9
+
+    queries = [Query(DOOR, START, "click 1"), Query(DOOR, START, "click 2")]
+    model = ExperienceModel(ScriptedModel(rule), maximum_tokens=60)
+    answers = model.imagine(queries)
+    assert [(a.reasoning, a.state, a.valid) for a in answers] == [("On.", "text two", True)] * 2
+    (_, greedy, _), (prompts, temperature, seeds) = model.model.calls
+    assert greedy == 0 < temperature and all(p.endswith(" On.\n=> goes on") for p in prompts)
+    assert len(set(seeds)) == 2, "every question has its own chance"
+    alone = ExperienceModel(ScriptedModel(rule), maximum_tokens=60)
+    alone.imagine(queries[1:])
+    assert alone.model.calls[1][2] == seeds[1:], "whoever else is asked"
+    bare = ExperienceModel(ScriptedModel(rule), maximum_tokens=60)
+    bare.reasoning = False
+    assert bare.imagine(queries)[0].valid is False, "nothing is drawn where no page was begun"
+
+
 def test_retrieval_fills_what_is_missing():
     model, shown = ExperienceModel(ScriptedModel(door)), Demonstration("An old goal.", "knocks", "failure")
     model.retrieve = lambda queries: [(shown,)] * len(queries)

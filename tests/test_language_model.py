@@ -885,6 +885,14 @@ def test_a_row_depends_on_its_own_place_and_prompt_only(tiny):
     assert tiny.sample(others, 8, seed=4)[2].tokens == whole[2].tokens
 
 
+def test_a_seed_for_every_prompt_makes_each_completion_its_own(tiny):
+    prompts, seeds = [[1, 2, 3], [4, 5], [1, 2, 3]], [3, 8, 11]
+    together = tiny.sample(prompts, 9, 1.0, seeds)
+    alone = [tiny.sample([prompt], 9, 1.0, [seed])[0] for prompt, seed in zip(prompts, seeds, strict=True)]
+    assert [s.tokens for s in together] == [s.tokens for s in alone]
+    assert together[0].tokens != together[2].tokens
+
+
 def test_seeds(tiny):
     prompts = [[1, 2, 3]] * 4
     first, again, other = (tiny.sample(prompts, 8, seed=seed) for seed in (1, 1, 2))
