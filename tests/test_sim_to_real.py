@@ -1,11 +1,21 @@
 "Budgets of real steps, and tables of results: what must hold whatever the agents do."
 
 import csv
+import json
 
 import pytest
 
 from dreamgym.runs import Run, Scale
-from dreamgym.sim_to_real import AcrossSeeds, across_seeds, fidelity_rows, merge_rows, real_budget
+from dreamgym.sim_to_real import (
+    AcrossSeeds,
+    across_seeds,
+    curve_rows,
+    fidelity_rows,
+    merge_rows,
+    real_budget,
+    save_results,
+    type_rows,
+)
 from dreamgym.trajectories import atomic_write_json
 
 KEYS = ("scale", "seed", "agent")
@@ -92,3 +102,24 @@ def test_the_gates_become_rows(tmp_path):
     assert [r["when"] for r in rows] == ["before", "after"]
     assert (rows[0]["balanced_reward_accuracy"], rows[0]["real_successes"], rows[0]["dreamed_successes"],
             rows[0]["episodes"], rows[0]["seed"]) == (0.9123, 5, 6, 8, 3)
+
+
+def test_task_types_and_curves_become_rows(tmp_path):
+    run = Run.open(tmp_path / "run", Scale.named("quick", iterations=2), 4)
+    assert type_rows(run) == curve_rows(run) == []
+    rate = {"mean": 0.5, "low": 0.2, "high": 0.8, "successes": 2, "episodes": 4}
+    parts = {"own": {"overall": rate, "by_kind": {"click-button": rate}},
+             "held_out": {"overall": rate, "by_kind": {"click-test": rate | {"successes": 3}}}}
+    (run.path / "evaluation").mkdir()
+    (run.path / "evaluation" / "dream.json").write_text(json.dumps({"agent": "dream"} | parts))
+    iteration(run, "iterations", 1, 100)
+    iteration(run, "iterations", 2, 60)
+    iteration(run, "real", 1, 30)
+    assert [(r["type"], r["panel_part"], r["successes"]) for r in type_rows(run)] == [
+        ("click-button", "own", 2), ("click-test", "held_out", 3)]
+    assert [(r["where"], r["iteration"], r["transitions"]) for r in curve_rows(run)] == [
+        ("dream", "0001", 100), ("dream", "0002", 60), ("real", "0001", 30)]
+    for _ in range(2):  # a second time replaces
+        save_results(run, tmp_path / "out" / "quick.csv")
+    lines = {p.name: len(p.read_text().splitlines()) for p in (tmp_path / "out").iterdir()}
+    assert lines == {"quick.csv": 2, "quick_types.csv": 3, "quick_curves.csv": 4}
