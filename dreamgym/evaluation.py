@@ -201,6 +201,7 @@ class Fidelity(NamedTuple):
     real: Rate  # success of the agent on real pages
     dreamed: Rate  # success of the same agent on the same tasks in the dream
     transitions: int  # real steps that the gate cost
+    by_kind: dict[str, tuple[int, int, int]] = {}  # task type -> real successes, dreamed successes, episodes
 
     @property
     def gap(self) -> float:
@@ -215,10 +216,15 @@ class Fidelity(NamedTuple):
         close = abs(self.gap) <= 0.1 + 1e-9  # 0.6 - 0.5 is a little more than 0.1
         return "trustworthy" if self.balanced_reward_accuracy >= 0.9 and close else "doubtful"
 
+    @property
+    def flattered(self) -> list[str]:
+        "Task types in which half of all episodes, or more, succeed in the dream only."
+        return [kind for kind, (real, dreamed, episodes) in self.by_kind.items() if 2 * (dreamed - real) >= episodes]
+
     def row(self) -> dict:
         "As JSON."
         return self._asdict() | {"real": self.real._asdict(), "dreamed": self.dreamed._asdict(), "gap": self.gap,
-                                 "verdict": self.verdict}
+                                 "verdict": self.verdict, "flattered": self.flattered}
 
 # %% ../nbs/09_evaluation.ipynb #8aab1fcd
 def measure_fidelity(
@@ -240,8 +246,9 @@ def measure_fidelity(
     dreamed = collect_rollouts(agent, dream, starts, group_size, temperature, seed)
     names = ("balanced_reward_accuracy", "success_recognised", "failure_recognised", "termination_accuracy",
              "state_exact")
-    return Fidelity(*(quality[n] for n in names), summarise(real).overall, summarise(dreamed).overall,
-                    sum(len(r.trajectory) for r in real))
+    there, here = summarise(real), summarise(dreamed)
+    by_kind = {kind: (rate.successes, here.by_kind[kind].successes, rate.episodes) for kind, rate in there.by_kind.items()}
+    return Fidelity(*(quality[n] for n in names), there.overall, here.overall, there.transitions, by_kind)
 
 # %% ../nbs/09_evaluation.ipynb #c9a00033
 def first_gate(run: Run) -> dict:  # the row of `Fidelity`

@@ -130,10 +130,11 @@ def fidelity_rows(run: Run) -> list[dict]:  # one row a gate, before and after t
     "What the fidelity gate found."
     rows = []
     for when, gate in run.metrics().get("fidelity", {}).items():
-        shares = {name: round(gate[name], 4) for name in Fidelity._fields if isinstance(gate[name], float)}
+        shares = {name: round(gate[name], 4) for name in Fidelity._fields if isinstance(gate.get(name), float)}
         rows.append({"scale": run.scale.name, "seed": run.seed, "when": when} | shares
                     | {"real_successes": gate["real"]["successes"], "dreamed_successes": gate["dreamed"]["successes"],
-                       "episodes": gate["real"]["episodes"], "verdict": gate["verdict"]} | _origin(run))
+                       "episodes": gate["real"]["episodes"], "verdict": gate["verdict"],
+                       "flattered": " ".join(gate.get("flattered", ()))} | _origin(run))
     return rows
 
 # %% ../nbs/12_sim_to_real.ipynb #5e0b71c4

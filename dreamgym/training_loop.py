@@ -219,6 +219,9 @@ def dream_training(run: Run) -> Path:  # folder of the trained adapter
             f"The experience model tells {gate['balanced_reward_accuracy']:.0%} of this agent's endings right, below "
             "80%: what follows trains on a flattering dream. Collect more contrastive data or train it longer.",
             stacklevel=2)
+    if kinds := gate.get("flattered"):
+        warnings.warn(f"This agent solves far more in the dream than on real pages of these task types: {', '.join(kinds)}. "
+                      "What it learns there may be wrong; look at their steps before you trust the result.", stacklevel=2)
 
     def pick(state: LoopState, seed: int) -> list[Task]:
         sizes = run.scale

@@ -272,6 +272,16 @@ def test_verdicts_at_their_limits():
     assert verdict(float("nan"), 50) == "doubtful", "nothing was judged, so nothing is trusted"
 
 
+def test_the_gate_names_flattered_task_types():
+    def flattered(**by_kind):
+        return Fidelity(0.9, 1, 1, 1, 1, wilson(5, 10), wilson(6, 10), 0, by_kind).flattered
+
+    assert flattered(a=(0, 4, 8), b=(0, 3, 8), c=(8, 0, 8), d=(0, 8, 8)) == ["a", "d"] and flattered() == []
+    fidelity = measure_fidelity(Guesser(), Dream(lambda seed, action: True), BatchOf(Quiz, real=True), TASKS)
+    assert fidelity.by_kind == {TASKS[0].kind: (10, 20, 20)} and fidelity.flattered == [TASKS[0].kind]
+    assert json.loads(json.dumps(fidelity.row()))["flattered"] == [TASKS[0].kind]
+
+
 def test_the_gate_plays_groups_of_the_tasks_it_saw():
     dream = Dream(lambda seed, action: action == "click 1")
     fidelity = measure_fidelity(Guesser(), dream, BatchOf(Quiz, real=True), TASKS[:4], group_size=3, temperature=1.0)

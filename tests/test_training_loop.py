@@ -287,3 +287,6 @@ def test_a_flattering_dream_is_told_again_with_every_use(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "first_gate", lambda run: gate)
     with pytest.warns(UserWarning, match="61%.*flattering dream"):
         dream_training(run)
+    gate.update(verdict="doubtful", flattered=["click-option", "click-checkboxes"])
+    with pytest.warns(UserWarning, match="far more in the dream.*click-option, click-checkboxes"):
+        dream_training(run)
