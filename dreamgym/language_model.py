@@ -1101,7 +1101,7 @@ def sample(
     stop: Sequence[int] = (),  # token ids that end a completion, beside the end token
     batch: int = 48,  # completions decoded together, more on a GPU
 ) -> list[Sample]:  # one a prompt, in order
-    "Sample completions. A row's randomness depends on the seed and its place, not on the batch it falls in."
+    "Sample completions. A row's randomness depends on its seed, or on the call's and its place; never on its batch."
     if not all(map(len, prompts)):
         raise DreamgymError("A prompt is empty; every prompt needs one token at least.")
     one_batch = self._sample_fast if self._can_fuse() else self._sample_batch
