@@ -326,7 +326,7 @@ def imagine(
 ) -> list[Imagined]:  # one answer a query
     """Answer greedily. Equal questions are asked once and remembered, so the dream is deterministic.
 
-    A new page that never ends is drawn once more, by chance: trace and outcome stay.
+    A new page that never ends or cannot be read is drawn once more, by chance: trace and outcome stay.
     """
     keys = [(q.task.id, q.task.goal, q.state, q.action, q.history, q.demonstrations) for q in queries]
     new = list({key: q for key, q in zip(keys, queries, strict=True) if key not in self.answers}.items())
