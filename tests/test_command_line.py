@@ -375,7 +375,8 @@ def test_a_killed_reproduce_resumes(number, book, tmp_path):
 def played(run, success):
     "What the stages would leave: one evaluated agent."
     rate = {"mean": success, "low": 0.0, "high": 1.0, "successes": 0, "episodes": 10}
-    row = {"agent": "warm_start", "panel_hash": "0" * 64, "own": {"overall": rate}, "held_out": {"overall": rate}}
+    panel = {"overall": rate, "by_kind": {"click-button": rate}}
+    row = {"agent": "warm_start", "panel_hash": "0" * 64, "own": panel, "held_out": panel}
     run.build("evaluation/warm_start.json", lambda path: path.write_text(json.dumps(row)))
 
 
