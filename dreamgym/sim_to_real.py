@@ -140,26 +140,26 @@ def fidelity_rows(run: Run) -> list[dict]:  # one row a gate, before and after t
 # %% ../nbs/12_sim_to_real.ipynb #5e0b71c4
 def type_rows(run: Run) -> list[dict]:  # one row an agent and task type
     "Success of each agent on the frozen test panel, task type by task type; held-out types too."
-    rows = []
+    rows, origin = [], _origin(run)
     for path in sorted((run.path / "evaluation").glob("*.json")):
         row = json.loads(path.read_text(encoding="utf-8"))
         for panel in ("own", "held_out"):
             for kind, rate in row[panel]["by_kind"].items():
                 rows.append({"scale": run.scale.name, "seed": run.seed, "agent": row["agent"], "type": kind,
                              "panel_part": panel, "successes": rate["successes"], "episodes": rate["episodes"]}
-                            | _origin(run))
+                            | origin)
     return rows
 
 
 def curve_rows(run: Run) -> list[dict]:  # one row an iteration
     "What each iteration measured, in the dream and, where the baseline was run, on real pages."
     names = ("return", "dead_groups", "entropy", "update_kl", "clip_fraction", "invalid", "transitions")
-    rows = []
+    rows, origin = [], _origin(run)
     for where, folder in (("dream", "iterations"), ("real", "real")):
         for number, metrics in enumerate(iteration_metrics(run, folder), 1):
             measured = {name: round(metrics[name], 4) for name in names if name in metrics}
             rows.append({"scale": run.scale.name, "seed": run.seed, "where": where, "iteration": f"{number:04d}"}
-                        | measured | _origin(run))
+                        | measured | origin)
     return rows
 
 # %% ../nbs/12_sim_to_real.ipynb #3d44ac9c
