@@ -33,15 +33,18 @@ def group_advantages(
     groups: Sequence[int],  # (n,) which rollouts share a task
     divide: bool = True,  # by the group's standard deviation; Dr. GRPO does not
     epsilon: float = 1e-4,  # keeps the division finite; TRL's number
-) -> np.ndarray:  # (n,) float64; zeros where all rewards of a group are equal
+    dead_weight: float = 0.0,  # of groups whose rewards are all equal, which are compared with the whole batch
+) -> np.ndarray:  # (n,) float64; at weight 0 zeros where all rewards of a group are equal
     "GRPO's advantage: (r − mean of the group) / standard deviation of the group (n − 1 below)."
     rewards, groups = np.asarray(rewards, float), np.asarray(groups)
-    output = np.zeros(len(rewards))
+    output, everything = np.zeros(len(rewards)), np.ones(len(rewards), bool)
     for group in np.unique(groups):
         rows = groups == group
-        if np.ptp(rewards[rows]) > 0:
-            output[rows] = rewards[rows] - rewards[rows].mean()
-            output[rows] /= rewards[rows].std(ddof=1) + epsilon if divide else 1.0
+        dead = np.ptp(rewards[rows]) == 0
+        expected = rewards[everything if dead else rows]
+        if np.ptp(expected) > 0 and not (dead and dead_weight == 0):
+            output[rows] = (rewards[rows] - expected.mean()) * (dead_weight if dead else 1.0)
+            output[rows] /= expected.std(ddof=1) + epsilon if divide else 1.0
     return output
 
 
@@ -254,6 +257,7 @@ class LearnerSettings:
     kl_weight: float = 0.0  # β, towards the policy that the learner started from; 0 computes no reference
     entropy_weight: float = 0.0  # bonus for the mean entropy of a token
     temperature: float = 1.0  # of the rollouts
+    dead_weight: float = 0.0  # groups: of a dead group's distance from the batch's mean; 0: dead groups are silent
     minibatches: int = 2  # optimiser steps a pass
     epochs: int = 1  # passes over the batch
     maximum_tokens: int = 24  # of an action; the constant length of dr_grpo
@@ -282,7 +286,7 @@ def _complaint(s: LearnerSettings) -> str:
     for name in positive:
         if not getattr(s, name) > 0:
             return f"{name} must be greater than 0, not {getattr(s, name)}."
-    for name in ("kl_weight", "entropy_weight", "value_weight", "warmup", "decay"):
+    for name in ("kl_weight", "entropy_weight", "value_weight", "dead_weight", "warmup", "decay"):
         if not getattr(s, name) >= 0:
             return f"{name} must not be negative, but is {getattr(s, name)}."
     for name in ("gamma", "gae_lambda"):
@@ -390,13 +394,14 @@ def _column(rows: Sequence[_Row], name: str) -> torch.Tensor:
 
 @patch
 def _group_rows(self: Learner, rollouts: Sequence[Rollout]) -> list[_Row]:
-    "The turns of groups whose rewards differ; each token has its episode's advantage."
+    "The turns of episodes that have something to say; each token has its episode's advantage."
     rewards, groups = [r.reward for r in rollouts], [r.group for r in rollouts]
-    advantages, dead = group_advantages(rewards, groups, self.algorithm.divide), dead_groups(rewards, groups)
+    advantages = group_advantages(rewards, groups, self.algorithm.divide, dead_weight=self.settings.dead_weight)
+    dead = dead_groups(rewards, groups)
     return [_Row(Example(turn.prompt, turn.action),
                  torch.full((len(turn.action),), advantage, device=self.model.placement.device))
-            for rollout, advantage in zip(rollouts, advantages.tolist(), strict=True) if rollout.group not in dead
-            for turn in rollout.turns]
+            for rollout, advantage in zip(rollouts, advantages.tolist(), strict=True)
+            if advantage or rollout.group not in dead for turn in rollout.turns]
 
 # %% ../nbs/10_policy_optimization.ipynb #0b72ca9e
 @patch

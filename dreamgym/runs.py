@@ -47,8 +47,8 @@ QUICK_KINDS = ("click-button", "click-dialog-2", "enter-text", "login-user")
 
 # %% ../nbs/01_runs.ipynb #2a38ad1a
 @dataclass(frozen=True)
-class Scale:
-    "Every size of a run in one place. The code is the same at all scales; only these numbers change."
+class _Experience:
+    "Sizes of what comes before reinforcement learning, and of what measures it."
     name: str = size("quick", "name")
     model: str = size("smollm2", "name or folder", "Llama-3.2-3B, Llama-3.1-8B, Qwen2.5-7B (Table 1)")
     kinds: tuple[str, ...] = size(QUICK_KINDS, "MiniWoB++ task types", "WebShop, ALFWorld, WebArena-Lite")
@@ -69,23 +69,30 @@ class Scale:
     judgement_examples: int = size(400, "traces without their pages in the experience model's training")
     retrieved: int = size(1, "demonstrations (k)", elsewhere="an introduction: 3")
     history_length: int = size(2, "past steps", elsewhere="verl-agent's scripts: 2")
-    iterations: int = size(8, "policy updates in the dream", paper="curves of about 150 steps (Fig. 3)")
-    tasks_per_iteration: int = size(16, "tasks", elsewhere="verl-agent's scripts: 16")
+    quality_steps: int = size(48, "held-out real steps on which the experience model is measured")
+    development_per_kind: int = size(12, "panel tasks")
+    test_per_kind: int = size(15, "panel tasks")
+
+# %% ../nbs/01_runs.ipynb #5e9d3b17
+@dataclass(frozen=True)
+class Scale(_Experience):
+    "Every size of a run in one place. The code is the same at all scales; only these numbers change."
+    iterations: int = size(6, "policy updates in the dream", paper="curves of about 150 steps (Fig. 3)")
+    tasks_per_iteration: int = size(24, "tasks", elsewhere="verl-agent's scripts: 16")
     algorithm: str = size("grpo", "grpo, dr_grpo, dapo, gspo or ppo", "GRPO and PPO (Table 1)")
-    group_size: int = size(12, "rollouts per task", elsewhere="verl-agent's scripts: 8")
+    group_size: int = size(8, "rollouts per task", elsewhere="verl-agent's scripts: 8")
     policy_learning_rate: float = size(4e-4, "per step", elsewhere="verl-agent's scripts: 1e-6, no LoRA")
     policy_warmup: int = size(6, "optimiser steps over which the policy's learning rate rises")
     minibatches: int = size(2, "optimiser steps per batch of rollouts")
     kl_weight: float = size(0.0, "weight of the KL term towards the warm start")
+    dead_weight: float = size(0.5, "weight of groups whose rewards are all equal", "0: GRPO gives them no advantage")
     temperature: float = size(1.0, "softmax temperature of rollouts")
     variations: int = size(3, "variations per seed task (m)", elsewhere="an introduction: 5")
     synthetic_share: float = size(0.2, "share (λ)", "λ bounds the share", elsewhere="an introduction: 0.2")
     value_threshold: float = size(0.1, "reward variance", elsewhere="an introduction: > 0.25, never reached")
     transfer_group_size: int = size(4, "rollouts per task of the transfer: a small budget wants small groups")
-    quality_steps: int = size(48, "held-out real steps on which the experience model is measured")
+    transfer_rate: float = size(0.25, "share of the policy's learning rate in the transfer")
     transfer_share: float = size(0.1, "share of the real baseline's transitions", "5K of 80K transitions")
-    development_per_kind: int = size(12, "panel tasks")
-    test_per_kind: int = size(15, "panel tasks")
 
 # %% ../nbs/01_runs.ipynb #496e4afa
 CPU_KINDS = ("click-button", "click-link", "click-option", "click-checkboxes", "enter-text", "enter-password",
@@ -95,14 +102,13 @@ CPU_KINDS = ("click-button", "click-link", "click-option", "click-checkboxes", "
 _SCALES = {
     "quick": {},
     "cpu": dict(kinds=CPU_KINDS, maximum_steps=6, offline_seeds_per_kind=24, experience_token_budget=400_000,
-                warm_start_epochs=2, iterations=12, test_per_kind=10, development_per_kind=4, quality_steps=200,
-                retrieved=2),
-    "gpu": dict(model="Qwen/Qwen2.5-1.5B-Instruct", kinds=CPU_KINDS, maximum_steps=6,
-                offline_seeds_per_kind=100, lora_rank=32, experience_token_budget=4_000_000, iterations=60,
-                tasks_per_iteration=28, group_size=8, policy_learning_rate=2e-4, test_per_kind=25, retrieved=3,
-                history_length=4),
+                warm_start_epochs=2, iterations=12, tasks_per_iteration=28, test_per_kind=10, development_per_kind=4,
+                quality_steps=200, retrieved=2),
+    "gpu": dict(model="Qwen/Qwen2.5-1.5B-Instruct", kinds=CPU_KINDS, maximum_steps=6, offline_seeds_per_kind=100,
+                lora_rank=32, experience_token_budget=4_000_000, iterations=60, tasks_per_iteration=28,
+                policy_learning_rate=2e-4, test_per_kind=25, retrieved=3, history_length=4),
     "paper": dict(model="meta-llama/Llama-3.1-8B-Instruct", kinds=CPU_KINDS, offline_seeds_per_kind=400,
-                  lora_rank=64, experience_token_budget=40_000_000, iterations=150, group_size=8,
+                  lora_rank=64, experience_token_budget=40_000_000, iterations=150, tasks_per_iteration=16,
                   policy_learning_rate=2e-4, test_per_kind=25, retrieved=3, history_length=8, maximum_steps=15),
 }
 

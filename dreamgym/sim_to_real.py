@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from .curriculum import balanced
 from .environments import MiniWobBatch, panel_hash, start_tasks
@@ -72,7 +73,8 @@ def sim_to_real(run: Run) -> Path:  # folder of the adapter
 
     def make(path: Path) -> None:
         agent = new_agent(run, before)
-        settings = replace(settings_of(run.scale), minibatches=1, learning_rate=run.scale.policy_learning_rate / 4)
+        rate = run.scale.policy_learning_rate * run.scale.transfer_rate
+        settings = replace(settings_of(run.scale), minibatches=1, learning_rate=rate)
         state = LoopState(agent, Learner(agent.model, settings), None)
         state.learner.load(before.parent)  # Adam's moments, and PPO's critic
         seed = derive_seed(run.seed, "transfer")
@@ -105,7 +107,8 @@ def _origin(run: Run) -> dict:
         f"reproduce --scale {size} --seed {seed}"
     return {"panel": panel_hash()[:12], "minutes": round(sum(s["seconds"] for s in stages) / 60, 1),
             "peak_megabytes": max((s["peak_megabytes"] for s in stages), default=0),
-            "versions": ";".join(f"{name}={version(name)}" for name in ("torch", "transformers", "miniwob")),
+            "versions": ";".join([*(f"{name}={version(name)}" for name in ("torch", "transformers", "miniwob")),
+                                  f"threads={torch.get_num_threads()}"]),
             "command": f"dreamgym {command}"}
 
 

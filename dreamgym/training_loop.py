@@ -95,7 +95,7 @@ def settings_of(scale: Scale, updates: int = 0) -> LearnerSettings:
     "The update's numbers at a scale; over so many updates the learning rate falls to a third (0: it stays)."
     found = LearnerSettings.named(scale.algorithm, learning_rate=scale.policy_learning_rate, kl_weight=scale.kl_weight,
                                   temperature=scale.temperature, minibatches=scale.minibatches,
-                                  warmup=scale.policy_warmup)
+                                  warmup=scale.policy_warmup, dead_weight=scale.dead_weight)
     return replace(found, decay=updates * found.minibatches * found.epochs)
 
 
@@ -169,7 +169,8 @@ def run_iteration(
         solved = {group[0].task.id for group in groups if all(t.success for t in group)}
         metrics["buffer_pruned"] = float(state.buffer.prune(solved))
         result.judged = invent_tasks(environment.model, tasks, rollouts, scale, seed, state.buffer.embedder.embed)
-        state.invented = [j.task for j in result.judged if not j.problem] + state.invented
+        worthwhile = [task for task in state.invented if values.get(task.id, 1.0) > 0]  # or not played yet
+        state.invented = [j.task for j in result.judged if not j.problem] + worthwhile
         metrics["tasks_accepted"] = float(sum(not j.problem for j in result.judged))
         metrics["tasks_rejected"] = float(len(result.judged) - metrics["tasks_accepted"])
     return result

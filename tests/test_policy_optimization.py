@@ -185,6 +185,38 @@ def test_dead_groups_give_no_gradient(algorithm, new_model, batch):
         assert torch.equal(one, other), "beside a living group it adds nothing"
 
 
+def test_dead_groups_can_be_compared_with_the_batch():
+    rewards, groups = np.array([1, 1, 0, 0, 1, 0, 0, 0]), [5, 5, 3, 3, 4, 4, 4, 4]
+    silent, compared = (group_advantages(rewards, groups, dead_weight=weight) for weight in (0.0, 0.5))
+    assert compared[4:].tolist() == silent[4:].tolist(), "a living group is compared with itself"
+    by_hand = 0.5 * (rewards - 3 / 8) / (rewards.std(ddof=1) + 1e-4)
+    np.testing.assert_allclose(compared[:4], by_hand[:4])
+    undivided = group_advantages(rewards, groups, divide=False, dead_weight=0.5)
+    np.testing.assert_allclose(undivided, [5 / 16, 5 / 16, -3 / 16, -3 / 16, 0.75, -0.25, -0.25, -0.25])
+    assert not group_advantages([1, 1, 1, 1], [0, 0, 1, 1], dead_weight=1.0).any(), "nothing to compare with"
+
+
+@pytest.mark.parametrize("algorithm", GROUP_ALGORITHMS)
+def test_a_compared_dead_group_is_held_or_discouraged(algorithm, new_model, batch):
+    settings = LearnerSettings.named(algorithm, dead_weight=1.0, minibatches=1, learning_rate=1e-3)
+    solved = [episode((1,), 3, seed=100 + i) for i in range(3)]
+    learner = Learner(new_model(), settings)
+    rollouts = [*batch, *solved]
+    rows = learner._group_rows(rollouts)
+    assert len(rows) == sum(len(r.turns) for r in rollouts), "no turn is silent"
+    means = {group: [float(row.advantages.mean()) for row, owner in zip(
+        rows, (r.group for r in rollouts for _ in r.turns), strict=True) if owner == group] for group in (2, 3)}
+    assert all(a < 0 for a in means[2]) and all(a > 0 for a in means[3])
+    turns = [Example(t.prompt, t.action) for r in (*batch[6:], *solved) for t in r.turns]
+    failed = sum(len(r.turns) for r in batch[6:])
+    before = learner.model.log_probabilities(turns)
+    learner.update(rollouts)
+    moved = [float((now - was).mean()) for now, was in zip(learner.model.log_probabilities(turns), before, strict=True)]
+    assert np.mean(moved[failed:]) > np.mean(moved[:failed]), "what always succeeds gains on what always fails"
+    alone = learner.update(batch[6:])
+    assert alone["turns"] == 0 and "loss" not in alone, "a batch without contrast teaches nothing"
+
+
 # ---------------------------------------------------------------- losses
 
 
@@ -658,7 +690,8 @@ def test_a_new_algorithm_is_a_new_row(new_model, batch, monkeypatch):
     (dict(algorithm="reinforce"), "Unknown algorithm 'reinforce': choose one of grpo, dr_grpo, dapo, gspo, ppo"),
     (dict(credit="episode"), "'turn' or a 'token'"), (dict(clip_low=0.0), "clip_low must be greater than 0"),
     (dict(clip_high=-1.0), "clip_high must be greater than 0"), (dict(warmup=-1), "warmup must not be negative"),
-    (dict(decay=-1), "decay must not be negative"), (dict(learning_rate=float("nan")), "learning_rate"),
+    (dict(decay=-1), "decay must not be negative"), (dict(dead_weight=-1.0), "dead_weight must not be negative"),
+    (dict(learning_rate=float("nan")), "learning_rate"),
     (dict(minibatches=0), "minibatches"), (dict(epochs=0), "epochs"), (dict(temperature=0), "temperature"),
     (dict(kl_weight=-0.1), "kl_weight must not be negative"), (dict(gamma=1.5), "gamma must lie between 0 and 1"),
     (dict(gae_lambda=-0.1), "gae_lambda"), (dict(tokens_per_batch=0), "tokens_per_batch"),

@@ -138,6 +138,19 @@ def test_an_iteration_updates_counts_and_fills_the_buffer():
     assert state.values == {"letters": 0.25}, "of four rollouts a task, two press the right button"
 
 
+@pytest.mark.parametrize(("stubborn", "left"), [(False, [7, 8, 9]), (True, [7])])
+def test_an_invented_task_leaves_when_its_rollouts_end_alike(stubborn, left):
+    class Stubborn(Clicker):
+        def act(self, prompts, temperature=1.0, seed=0):
+            return [("click 1", Sample([7], [-0.5])) for _ in prompts]
+
+    environment = BatchOf(Letters)
+    environment.model = World(["nonsense"])
+    state = LoopState(Stubborn() if stubborn else Clicker(), Counting(), Buffer(), invented=tasks_named(7, 8, 9))
+    run_iteration(state, environment, tasks_named(0, 8, 9), SCALE, seed=1)  # 8 is always solved, 9 never, 7 not played
+    assert [t.id for t in state.invented] == [f"letters/{n}" for n in left]
+
+
 def test_on_real_pages_nothing_is_invented():
     state = LoopState(Clicker(), Counting(), None)
     result = run_iteration(state, BatchOf(Letters), tasks_named(0, 1), SCALE, seed=1)
