@@ -147,14 +147,13 @@ def _effect(transition: Transition) -> str:
 
 # %% ../nbs/04_cot_annotation.ipynb #311697f2
 _TEXT_FIELDS = ("input", "password", "textarea")
-_MARKS = ("checkbox", "radio")
-_HOLDERS = (*_TEXT_FIELDS, "select", *_MARKS)
+_HOLDERS = (*_TEXT_FIELDS, "select", "checkbox", "radio")
 
 
 def _check_of_page(named: Sequence[str], state: str) -> str:
     "What the fields of a page hold against what the task names: field by field, or mark by mark."
     elements = parse_state(state)
-    fields, marks = [e.text for e in elements if e.tag in _TEXT_FIELDS], {e.text: e.on for e in elements if e.tag in _MARKS}
+    fields, marks = [e.text for e in elements if e.tag in _TEXT_FIELDS], {e.text: e.on for e in elements if e.on is not None}
     if fields and named:
         wanted = list(named) * len(fields) if len(named) == 1 else named  # one name is meant for every field
         return _in_words(list(zip(wanted, fields, strict=False)))

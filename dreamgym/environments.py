@@ -863,7 +863,7 @@ def wrong_action(
     if draw > 0.8 and fields:  # a field beside the buttons: nothing ends, whatever is done with it
         field, texts = random.choice([e.id for e in fields]), re.findall(r"\w+", task.goal) or ["x"]
         return f"click {field}" if draw < 0.95 else f"type {field} {random.choice(texts)}"
-    beside = 0.5 if touched.tag in ("radio", "checkbox") else 0.75  # else too early: agents love to submit unmarked boxes
+    beside = 0.75 if touched.on is None else 0.5  # else too early: agents love to submit unmarked boxes
     pool = same if same and (draw < beside or not early) else early or same or rest or elements
     alike = [e for e in same if e.text.lower() == touched.text.lower() != ""]  # "Yes" beside "yes" is worth a mistake
     pool = alike if alike and draw < 0.5 else pool

@@ -260,6 +260,7 @@ class LearnerSettings:
     dead_weight: float = 0.0  # groups: of a dead group's distance from the batch's mean; 0: dead groups are silent
     minibatches: int = 2  # optimiser steps a pass
     epochs: int = 1  # passes over the batch
+    maximum_kl: float = 0.0  # nats a token that one update may move the policy; 0: no bound
     maximum_tokens: int = 24  # of an action; the constant length of dr_grpo
     maximum_norm: float = 1.0  # longer gradients are shortened; adapter and critic each by itself
     tokens_per_batch: int = 640  # padded tokens computed together (bounds the memory)
@@ -286,7 +287,8 @@ def _complaint(s: LearnerSettings) -> str:
     for name in positive:
         if not getattr(s, name) > 0:
             return f"{name} must be greater than 0, not {getattr(s, name)}."
-    for name in ("kl_weight", "entropy_weight", "value_weight", "dead_weight", "warmup", "decay"):
+    for name in ("kl_weight", "entropy_weight", "value_weight", "dead_weight", "maximum_kl", "warmup",
+                 "decay"):
         if not getattr(s, name) >= 0:
             return f"{name} must not be negative, but is {getattr(s, name)}."
     for name in ("gamma", "gae_lambda"):
@@ -502,6 +504,30 @@ def _apply(self: Learner) -> float:
         raise DreamgymError("The gradient is not a finite number, so no step was made; lower learning_rate.")
     return norms[0]
 
+# %% ../nbs/10_policy_optimization.ipynb #7c52e9d1
+@patch
+@torch.no_grad()
+def _distance(self: Learner, rows: Sequence[_Row]) -> float:
+    "Divergence of the policy that acted from the policy as it is now, in nats a token."
+    batches, total = self.model.measure_batches([row.example for row in rows], self.settings.temperature,
+                                                self.settings.tokens_per_batch, full=False), 0.0
+    for batch, scores in batches:
+        total += sum(float(kl_estimate(rows[i].old, score).sum()) for i, score in zip(batch, scores, strict=True))
+    return total / sum(map(len, rows))
+
+
+@patch
+def _shorten(self: Learner, rows: Sequence[_Row], before: Sequence[torch.Tensor], seed: int) -> dict[str, float]:
+    "Go back part of the way from the adapter `before` until the policy is within `maximum_kl`; share that was kept."
+    kept, limit = 1.0, self.settings.maximum_kl
+    chosen = [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))[:100]] if limit else []
+    while chosen and (moved := self._distance(chosen)) > limit and kept > 1e-3:
+        share = min(0.9, (limit / moved) ** 0.5)
+        for old, parameter in zip(before, self.model.parameters(), strict=True):
+            parameter.data.copy_(torch.lerp(old, parameter.data, share))
+        kept *= share
+    return {"step_kept": kept}
+
 # %% ../nbs/10_policy_optimization.ipynb #49a7d3e1
 @patch
 def update(
@@ -519,6 +545,7 @@ def update(
     steps = _minibatches(len(rows), self.settings, seed)
     self._measure([rows[i] for i in range(len(rows)) if rows[i].old is None and i not in set(steps[0].tolist())])
     self._measure_reference(rows)
+    before = [parameter.detach().clone() for parameter in self.model.parameters()]
     passes = len(steps) / self.settings.epochs
     tokens, judged = sum(map(len, rows)) / passes, metrics.get("judged", 1.0) / passes
     for number, chosen in enumerate(steps, 1):
@@ -528,7 +555,8 @@ def update(
         watch(number, len(steps))
         if any([callback(report) for callback in self.callbacks]):  # every callback is told
             break
-    return metrics | {"steps": float(len(seen))} | {name: float(np.mean([s[name] for s in seen])) for name in seen[0]}
+    metrics |= {"steps": float(len(seen))} | self._shorten(rows, before, seed)
+    return metrics | {name: float(np.mean([s[name] for s in seen])) for name in seen[0]}
 
 # %% ../nbs/10_policy_optimization.ipynb #1fe8b4c6
 def _minibatches(count: int, settings: LearnerSettings, seed: int) -> list[np.ndarray]:

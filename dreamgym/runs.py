@@ -86,6 +86,7 @@ class Scale(_Experience):
     minibatches: int = size(2, "optimiser steps per batch of rollouts")
     kl_weight: float = size(0.0, "weight of the KL term towards the warm start")
     dead_weight: float = size(0.5, "weight of groups whose rewards are all equal", "0: GRPO gives them no advantage")
+    maximum_kl: float = size(0.02, "nats per token that an update may move the policy")
     temperature: float = size(1.0, "softmax temperature of rollouts")
     variations: int = size(3, "variations per seed task (m)", elsewhere="an introduction: 5")
     synthetic_share: float = size(0.2, "share (λ)", "λ bounds the share", elsewhere="an introduction: 0.2")

@@ -95,7 +95,7 @@ def settings_of(scale: Scale, updates: int = 0) -> LearnerSettings:
     "The update's numbers at a scale; over so many updates the learning rate falls to a third (0: it stays)."
     found = LearnerSettings.named(scale.algorithm, learning_rate=scale.policy_learning_rate, kl_weight=scale.kl_weight,
                                   temperature=scale.temperature, minibatches=scale.minibatches,
-                                  warmup=scale.policy_warmup, dead_weight=scale.dead_weight)
+                                  warmup=scale.policy_warmup, dead_weight=scale.dead_weight, maximum_kl=scale.maximum_kl)
     return replace(found, decay=updates * found.minibatches * found.epochs)
 
 
