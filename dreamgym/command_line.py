@@ -834,7 +834,8 @@ def evaluate(
     tasks = load_panel(panel, names, size or sizes.test_per_kind)
     check_adapter(Path(adapter))
     find_browser()
-    result = _measure(_load_agent(Path(adapter), sizes), tasks, sizes, temperature)
+    with _environment(kernel_variables(sizes)):
+        result = _measure(_load_agent(Path(adapter), sizes), tasks, sizes, temperature)
     console, table = Console(force_jupyter=False, highlight=False), Table(title=f"{panel} panel {panel_hash()[:12]}")
     for column in ("task type", "success", "95% interval", "episodes"):
         table.add_column(column)
@@ -1001,5 +1002,6 @@ def run_tests(context: typer.Context) -> None:
         raise DreamgymError("pytest is not installed; type: pip install 'dreamgym[dev]'")
     if not context.args:
         _prepare_machine()
-    with _environment({"OMP_WAIT_POLICY": "PASSIVE"} if "OMP_WAIT_POLICY" not in os.environ else {}):
+    wanted = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}
+    with _environment({name: value for name, value in wanted.items() if name not in os.environ}):
         raise typer.Exit(subprocess.run([sys.executable, "-m", "pytest", *context.args], cwd=root).returncode)

@@ -223,11 +223,12 @@ class StateDifferenceAnnotator:
         return trajectory.model_copy(update={"transitions": steps, "tutorial": self.tutorial(trajectory)})
 
     def tutorial(self, trajectory: Trajectory) -> dict[str, str]:
-        "Overall plan, success mode and failure mode, one sentence each; an episode shows one of the two modes."
+        "Overall plan, success mode and failure mode, one sentence each; an episode that ended shows one of the two modes."
         plan = ", then ".join(describe_action(t.action, t.state) for t in trajectory.transitions)
         last = explain_transition(trajectory.task, trajectory.transitions[-1])
         modes = {"Success Mode": "This episode shows none.", "Failure Mode": "This episode shows none."}
-        modes["Success Mode" if trajectory.success else "Failure Mode"] = last
+        if not trajectory.truncated:  # the step limit says nothing about its end
+            modes["Success Mode" if trajectory.success else "Failure Mode"] = last
         return {"Overall Plan": f"The agent {plan}.", **modes}
 
 # %% ../nbs/04_cot_annotation.ipynb #a4a9f1a3
@@ -599,7 +600,8 @@ class LocalModelAnnotator(TeacherAnnotator):
     def prompt(self, messages: list[dict[str, str]]) -> list[int]:
         "Chat messages as token ids; the answer follows them."
         text = self.model.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return self.model.encode(text)
+        # here the marks of a turn are tokens of their own; page text cannot hold one, see `annotation_prompt`
+        return self.model.tokenizer(text, add_special_tokens=False).input_ids
 
 # %% ../nbs/04_cot_annotation.ipynb #fc129d9c
 def _in_order(annotator: Annotator, trajectories: Sequence[Trajectory]) -> Iterator[Trajectory]:

@@ -562,235 +562,6 @@ def plain_scores(
         flat = chosen_log_probabilities(hidden[rows, places], self.network.lm_head.weight, chosen, temperature)
     return list(flat.split([len(e.completion) for e in examples]))
 
-# %% ../nbs/03_language_model.ipynb #c91f24d6
-def _packed(weight: torch.Tensor) -> tuple[torch.Tensor, Callable]:
-    "A weight in the layout of the processor's bf16 kernel, and the product that takes it: bias is the third argument."
-    kernels = torch.ops.mkldnn
-    if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or not torch.backends.mkldnn.is_available():
-        return weight, F.linear
-    multiply = lambda x, w, bias: kernels._linear_pointwise(x, w, bias, "none", [], "")  # noqa: E731
-    return kernels._reorder_linear_weight(weight.contiguous(), 32), multiply
-
-
-class _Product(NamedTuple):
-    "Linear layers that read the same input, with their low-rank terms, as one: y = [x, x Aᵀ] [W, B]ᵀ + bias."
-
-    weight: torch.Tensor  # (outputs, inputs + ranks), packed
-    multiply: Callable
-    bias: torch.Tensor | None  # (outputs,)
-    a: torch.Tensor | None  # (ranks, inputs), packed; None without an adapter
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        x = x if self.a is None else torch.cat([x, self.multiply(x, self.a, None)], 1)
-        return self.multiply(x, self.weight, self.bias)
-
-# %% ../nbs/03_language_model.ipynb #e27b80a4
-def _fuse(*layers: torch.nn.Module) -> _Product:
-    "Put layers side by side."
-    weight = torch.cat([layer.weight for layer in layers])
-    bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
-    if not getattr(layers[0], "active", False):
-        return _Product(*_packed(weight), bias, None)
-    a = torch.cat([layer.lora_a for layer in layers]).to(weight.dtype)
-    b = torch.block_diag(*[layer.lora_b * layer.scale for layer in layers]).to(weight.dtype)
-    return _Product(*_packed(torch.cat([weight, b], 1)), bias, _packed(a)[0])
-
-# %% ../nbs/03_language_model.ipynb #7a1d95c8
-_LLAMA_LIKE = ("LlamaForCausalLM", "Qwen2ForCausalLM")  # blocks of norm, attention, norm, gated perceptron
-
-
-@patch
-def _can_fuse(self: LanguageModel) -> bool:
-    "Is this a model and a device that the fast way is written for?"
-    known = type(self.network).__name__ in _LLAMA_LIKE and not getattr(self.network.config, "sliding_window", None)
-    return known and self.placement.device.partition(":")[0] != "mps" and not self._is_exact()  # exact sums: not here
-
-
-@patch
-def _blocks(self: LanguageModel) -> list[tuple]:
-    "Per block: norm, fused query-key-value, output, norm, fused gate-up, down. Made again when the adapter has changed."
-    layers = self.adapted.values()
-    active = torch.tensor([float(all(layer.active for layer in layers))], device=self.placement.device)
-    state = torch.cat([active, *[parameter.detach().flatten() for parameter in self.parameters()]])
-    kept = self.__dict__.get("_fused")
-    if kept is None or not torch.equal(kept[0], state):
-        blocks = [(block.input_layernorm, _fuse(a.q_proj, a.k_proj, a.v_proj), _fuse(a.o_proj),
-                   block.post_attention_layernorm, _fuse(p.gate_proj, p.up_proj), _fuse(p.down_proj))
-                  for block in self.network.model.layers for a, p in [(block.self_attn, block.mlp)]]
-        kept = self._fused = state, blocks
-    return kept[1]
-
-# %% ../nbs/03_language_model.ipynb #1ce8f7a9
-_ROOM = 32  # places for new tokens that are allocated at once
-
-
-@dataclass
-class _Memory:
-    "A batch of sequences under way."
-
-    keys: list[torch.Tensor]  # per block (rows, key heads, places, size)
-    values: list[torch.Tensor]
-    mask: torch.Tensor  # (rows, places), added to the scores: 0 where a token stands, else the smallest number
-    lengths: torch.Tensor  # (rows,) tokens so far
-    hidden: torch.Tensor  # (rows, width) last hidden state of the newest token
-
-    def select(self, rows: Sequence[int]) -> None:
-        "Keep some of the rows, in another order or several times. Block by block: two copies of all would not fit."
-        where = torch.tensor(rows, device=self.hidden.device)
-        for store in (self.keys, self.values):
-            for block, old in enumerate(store):
-                store[block] = old[where]
-        self.mask, self.lengths, self.hidden = self.mask[where], self.lengths[where], self.hidden[where]
-
-    def extend(self, places: int) -> None:
-        "Make more room at the end."
-        for store in (self.keys, self.values):
-            for block, old in enumerate(store):
-                store[block] = F.pad(old, (0, 0, 0, places))
-        self.mask = F.pad(self.mask, (0, places), value=torch.finfo(self.mask.dtype).min)
-
-
-@patch
-def _empty_memory(self: LanguageModel, lengths: Sequence[int], places: int) -> _Memory:
-    "Room for sequences of some lengths."
-    config, dtype, device = self.network.config, self.placement.dtype, self.placement.device
-    shape = (len(lengths), config.num_key_value_heads, places, self.network.model.layers[0].self_attn.head_dim)
-    empty = lambda *sizes: torch.zeros(sizes, dtype=dtype, device=device)  # noqa: E731
-    keys, values = ([empty(*shape) for _ in self.network.model.layers] for _ in range(2))
-    sizes, mask = torch.tensor(lengths, device=device), empty(len(lengths), places)
-    mask.masked_fill_(torch.arange(places, device=device) >= sizes[:, None], torch.finfo(dtype).min)
-    return _Memory(keys, values, mask, sizes, empty(len(lengths), config.hidden_size))
-
-# %% ../nbs/03_language_model.ipynb #4fb3062d
-@patch
-def _through_blocks(self: LanguageModel, x: torch.Tensor, positions: torch.Tensor, attend: Callable) -> torch.Tensor:
-    "Last hidden states of (n, width) embedded tokens; `attend(block, query, key, value)` remembers and looks back."
-    network, heads = self.network.model, self.network.config.num_attention_heads
-    half = network.layers[0].self_attn.head_dim // 2
-    cosine, sine = network.rotary_emb(x[:, None], positions[:, None])
-    sine = torch.cat([-sine[..., :half], sine[..., half:]], -1)
-    for number, (norm_in, product_in, product_out, norm, gate_up, down) in enumerate(self._fused[1]):
-        projected = product_in(norm_in(x)).view(len(x), -1, 2 * half)
-        end = (projected.shape[1] + heads) // 2  # queries, then keys, then values; of these equally many
-        turned = projected[:, :end]
-        turned = torch.addcmul(turned * cosine, turned.roll(half, -1), sine)  # the rotary position
-        x = x + product_out(attend(number, turned[:, :heads], turned[:, heads:], projected[:, end:]))
-        gate, up = gate_up(norm(x)).chunk(2, 1)
-        x = x + down(F.silu(gate).mul_(up))
-    return network.norm(x)
-
-# %% ../nbs/03_language_model.ipynb #5e7c90a4
-@patch
-def _prefill_trees(self: LanguageModel, prompts: Sequence[list[int]], places: int) -> _Memory:
-    "Compute what prompts share once, trees in a row without padding; then deal keys and values out to each prompt."
-    (trees, paths), numbers = plant_trees(prompts, 320), partial(torch.tensor, device=self.placement.device)
-    memory, longest = self._empty_memory([len(p) for p in prompts], places), max(map(len, prompts))
-    for batch in length_batches([len(t.tokens) for t in trees], 1280 * self.placement.breadth):
-        sizes, masks = [len(trees[t].tokens) for t in batch], [_ancestor_mask(trees[t], self.placement) for t in batch]
-        first = dict(zip(batch, np.cumsum([0, *sizes]).tolist()))  # tree -> its place in the row
-        rows = [i for i, (tree, _) in enumerate(paths) if tree in first]
-        own = [[first[paths[i][0]] + node for node in paths[i][1]] for i in rows]
-        nodes = numbers([path + [0] * (longest - len(path)) for path in own])
-
-        def attend(block, *projected):  # query, key, value: (nodes, heads, size)
-            for store, new in ((memory.keys, projected[1]), (memory.values, projected[2])):
-                store[block][rows, :, :longest] = new[nodes].transpose(1, 2)
-            parts = zip(masks, *(t.split(sizes) for t in projected), strict=True)
-            return torch.cat([matmul_attention(None, *(t.transpose(0, 1)[None] for t in part), mask,
-                                               part[0].shape[2]**-0.5)[0][0].flatten(1) for mask, *part in parts])
-
-        tokens, depths = (numbers([x for t in batch for x in getattr(trees[t], name)]) for name in ("tokens", "depths"))
-        hidden = self._through_blocks(self.network.model.embed_tokens(tokens), depths, attend)
-        memory.hidden[rows] = hidden[[path[-1] for path in own]]
-    return memory
-
-# %% ../nbs/03_language_model.ipynb #a8d25e31
-@patch
-def _decode(self: LanguageModel, memory: _Memory, tokens: torch.Tensor, place: torch.Tensor) -> None:
-    "Append one token to every row, at `place` (1,). Everything is changed in place, so that a step can be recorded."
-    memory.mask.index_fill_(1, place, 0)
-    rows, key_heads, _, size = memory.keys[0].shape
-    group = self.network.config.num_attention_heads // key_heads
-    mask = memory.mask[:, None].expand(-1, key_heads * group, -1).reshape(rows * key_heads, group, -1)
-
-    def attend(block, query, key, value):
-        keys, values = memory.keys[block], memory.values[block]
-        for store, new in ((keys, key), (values, value)):
-            if place.is_cuda:
-                store.index_copy_(2, place, new[:, :, None])
-            else:  # much quicker where a number costs no wait
-                store[:, :, int(place)] = new
-        query, keys = query.reshape(rows * key_heads, group, size), keys.view(rows * key_heads, -1, size)
-        scores = torch.baddbmm(mask, query, keys.transpose(1, 2), alpha=size**-0.5)
-        return torch.bmm(scores.softmax(-1), values.view(rows * key_heads, -1, size)).view(rows, -1)
-
-    memory.hidden.copy_(self._through_blocks(self.network.model.embed_tokens(tokens), memory.lengths, attend))
-    memory.lengths.add_(1)
-
-# %% ../nbs/03_language_model.ipynb #b3d0c7e2
-class _Decoding:
-    """Decoding steps of one memory.
-
-    On a GPU, starting a step's thousand small operations takes far longer than computing them. So the first step goes
-    as it is, the second is recorded (a CUDA graph), and from then on the record is replayed with one start.
-    """
-
-    def __init__(self, model: LanguageModel, memory: _Memory):
-        self.model, self.memory, self.inputs, self.graph = model, memory, (), None
-
-    def __call__(self, tokens: torch.Tensor, place: int) -> None:
-        if not self.inputs or tokens.device.type != "cuda":
-            self.inputs = tokens.clone(), torch.tensor([place], device=tokens.device)
-            return self.model._decode(self.memory, *self.inputs)
-        self.inputs[0].copy_(tokens)
-        self.inputs[1].fill_(place)
-        if self.graph is None:
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
-                self.model._decode(self.memory, *self.inputs)
-        self.graph.replay()
-
-# %% ../nbs/03_language_model.ipynb #d60c1b47
-@patch
-def _sample_fast(self: LanguageModel, prompts, maximum_tokens, temperature, uniforms, stop) -> list[Sample]:
-    "What `_sample_batch` does, near the processor's limit."
-    self._blocks()  # into `_fused`
-    distinct = {p: i for i, p in enumerate(dict.fromkeys(map(tuple, prompts)))}  # equal prompts are computed once
-    longest, wide = max(map(len, prompts)), self.placement.breadth > 1
-    room, patience = (maximum_tokens, 0.5) if wide else (_ROOM, 0.9)  # a GPU would record the step anew
-    memory = self._prefill_trees([list(p) for p in distinct], longest + min(maximum_tokens, room))
-    memory.select([distinct[tuple(p)] for p in prompts])
-    decode = _Decoding(self, memory)
-    head, multiply = self._packed_head()
-    alive, running = list(range(len(prompts))), set(range(len(prompts)))
-    output = [Sample([], []) for _ in prompts]
-    for step in range(maximum_tokens):
-        logits = multiply(memory.hidden, head, None).float()
-        tokens, scores = choose_tokens(logits, temperature, uniforms[alive, step])
-        for row, token, score in zip(alive, tokens.tolist(), scores.tolist(), strict=True):
-            if row in running:
-                output[row].tokens.append(token)
-                output[row].log_probabilities.append(score)
-                running -= {row} if token in stop else set()
-        if not running or step == maximum_tokens - 1:
-            break
-        if len(running) <= patience * len(alive):  # moving the memory costs about as much as one row's rest
-            kept = [i for i, row in enumerate(alive) if row in running]
-            memory.select(kept)
-            tokens, alive, decode = tokens[kept], [alive[i] for i in kept], _Decoding(self, memory)
-        if memory.mask.shape[1] == longest + step:
-            memory.extend(_ROOM)
-        decode(tokens, longest + step)
-    return output
-
-
-@patch
-def _packed_head(self: LanguageModel) -> tuple[torch.Tensor, Callable]:
-    "The output matrix in the kernel's layout; it never changes."
-    if "_head" not in self.__dict__:
-        self._head = _packed(self.network.lm_head.weight)
-    return self._head
-
 # %% ../nbs/03_language_model.ipynb #910406aa
 class TokenTree:
     """Sequences merged into a tree, so that every distinct prefix is computed once.
@@ -1070,6 +841,235 @@ def _sample_batch(self: LanguageModel, prompts, maximum_tokens, temperature, uni
         hidden = self.network.model(tokens[:, None], attention_mask=mask, position_ids=(lengths + step)[:, None],
                                     past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
     return output
+
+# %% ../nbs/03_language_model.ipynb #c91f24d6
+def _packed(weight: torch.Tensor) -> tuple[torch.Tensor, Callable]:
+    "A weight in the layout of the processor's bf16 kernel, and the product that takes it: bias is the third argument."
+    kernels = torch.ops.mkldnn
+    if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or not torch.backends.mkldnn.is_available():
+        return weight, F.linear
+    multiply = lambda x, w, bias: kernels._linear_pointwise(x, w, bias, "none", [], "")  # noqa: E731
+    return kernels._reorder_linear_weight(weight.contiguous(), 32), multiply
+
+
+class _Product(NamedTuple):
+    "Linear layers that read the same input, with their low-rank terms, as one: y = [x, x Aᵀ] [W, B]ᵀ + bias."
+
+    weight: torch.Tensor  # (outputs, inputs + ranks), packed
+    multiply: Callable
+    bias: torch.Tensor | None  # (outputs,)
+    a: torch.Tensor | None  # (ranks, inputs), packed; None without an adapter
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        x = x if self.a is None else torch.cat([x, self.multiply(x, self.a, None)], 1)
+        return self.multiply(x, self.weight, self.bias)
+
+# %% ../nbs/03_language_model.ipynb #e27b80a4
+def _fuse(*layers: torch.nn.Module) -> _Product:
+    "Put layers side by side."
+    weight = torch.cat([layer.weight for layer in layers])
+    bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
+    if not getattr(layers[0], "active", False):
+        return _Product(*_packed(weight), bias, None)
+    a = torch.cat([layer.lora_a for layer in layers]).to(weight.dtype)
+    b = torch.block_diag(*[layer.lora_b * layer.scale for layer in layers]).to(weight.dtype)
+    return _Product(*_packed(torch.cat([weight, b], 1)), bias, _packed(a)[0])
+
+# %% ../nbs/03_language_model.ipynb #7a1d95c8
+_LLAMA_LIKE = ("LlamaForCausalLM", "Qwen2ForCausalLM")  # blocks of norm, attention, norm, gated perceptron
+
+
+@patch
+def _can_fuse(self: LanguageModel) -> bool:
+    "Is this a model and a device that the fast way is written for?"
+    known = type(self.network).__name__ in _LLAMA_LIKE and not getattr(self.network.config, "sliding_window", None)
+    return known and self.placement.device.partition(":")[0] != "mps" and not self._is_exact()  # exact sums: not here
+
+
+@patch
+def _blocks(self: LanguageModel) -> list[tuple]:
+    "Per block: norm, fused query-key-value, output, norm, fused gate-up, down. Made again when the adapter has changed."
+    layers = self.adapted.values()
+    active = torch.tensor([float(all(layer.active for layer in layers))], device=self.placement.device)
+    state = torch.cat([active, *[parameter.detach().flatten() for parameter in self.parameters()]])
+    kept = self.__dict__.get("_fused")
+    if kept is None or not torch.equal(kept[0], state):
+        blocks = [(block.input_layernorm, _fuse(a.q_proj, a.k_proj, a.v_proj), _fuse(a.o_proj),
+                   block.post_attention_layernorm, _fuse(p.gate_proj, p.up_proj), _fuse(p.down_proj))
+                  for block in self.network.model.layers for a, p in [(block.self_attn, block.mlp)]]
+        kept = self._fused = state, blocks
+    return kept[1]
+
+# %% ../nbs/03_language_model.ipynb #1ce8f7a9
+_ROOM = 32  # places for new tokens that are allocated at once
+
+
+@dataclass
+class _Memory:
+    "A batch of sequences under way."
+
+    keys: list[torch.Tensor]  # per block (rows, key heads, places, size)
+    values: list[torch.Tensor]
+    mask: torch.Tensor  # (rows, places), added to the scores: 0 where a token stands, else the smallest number
+    lengths: torch.Tensor  # (rows,) tokens so far
+    hidden: torch.Tensor  # (rows, width) last hidden state of the newest token
+
+    def select(self, rows: Sequence[int]) -> None:
+        "Keep some of the rows, in another order or several times. Block by block: two copies of all would not fit."
+        where = torch.tensor(rows, device=self.hidden.device)
+        for store in (self.keys, self.values):
+            for block, old in enumerate(store):
+                store[block] = old[where]
+        self.mask, self.lengths, self.hidden = self.mask[where], self.lengths[where], self.hidden[where]
+
+    def extend(self, places: int) -> None:
+        "Make more room at the end."
+        for store in (self.keys, self.values):
+            for block, old in enumerate(store):
+                store[block] = F.pad(old, (0, 0, 0, places))
+        self.mask = F.pad(self.mask, (0, places), value=torch.finfo(self.mask.dtype).min)
+
+
+@patch
+def _empty_memory(self: LanguageModel, lengths: Sequence[int], places: int) -> _Memory:
+    "Room for sequences of some lengths."
+    config, dtype, device = self.network.config, self.placement.dtype, self.placement.device
+    shape = (len(lengths), config.num_key_value_heads, places, self.network.model.layers[0].self_attn.head_dim)
+    empty = lambda *sizes: torch.zeros(sizes, dtype=dtype, device=device)  # noqa: E731
+    keys, values = ([empty(*shape) for _ in self.network.model.layers] for _ in range(2))
+    sizes, mask = torch.tensor(lengths, device=device), empty(len(lengths), places)
+    mask.masked_fill_(torch.arange(places, device=device) >= sizes[:, None], torch.finfo(dtype).min)
+    return _Memory(keys, values, mask, sizes, empty(len(lengths), config.hidden_size))
+
+# %% ../nbs/03_language_model.ipynb #4fb3062d
+@patch
+def _through_blocks(self: LanguageModel, x: torch.Tensor, positions: torch.Tensor, attend: Callable) -> torch.Tensor:
+    "Last hidden states of (n, width) embedded tokens; `attend(block, query, key, value)` remembers and looks back."
+    network, heads = self.network.model, self.network.config.num_attention_heads
+    half = network.layers[0].self_attn.head_dim // 2
+    cosine, sine = network.rotary_emb(x[:, None], positions[:, None])
+    sine = torch.cat([-sine[..., :half], sine[..., half:]], -1)
+    for number, (norm_in, product_in, product_out, norm, gate_up, down) in enumerate(self._fused[1]):
+        projected = product_in(norm_in(x)).view(len(x), -1, 2 * half)
+        end = (projected.shape[1] + heads) // 2  # queries, then keys, then values; of these equally many
+        turned = projected[:, :end]
+        turned = torch.addcmul(turned * cosine, turned.roll(half, -1), sine)  # the rotary position
+        x = x + product_out(attend(number, turned[:, :heads], turned[:, heads:], projected[:, end:]))
+        gate, up = gate_up(norm(x)).chunk(2, 1)
+        x = x + down(F.silu(gate).mul_(up))
+    return network.norm(x)
+
+# %% ../nbs/03_language_model.ipynb #5e7c90a4
+@patch
+def _prefill_trees(self: LanguageModel, prompts: Sequence[list[int]], places: int) -> _Memory:
+    "Compute what prompts share once, trees in a row without padding; then deal keys and values out to each prompt."
+    (trees, paths), numbers = plant_trees(prompts, 320), partial(torch.tensor, device=self.placement.device)
+    memory, longest = self._empty_memory([len(p) for p in prompts], places), max(map(len, prompts))
+    for batch in length_batches([len(t.tokens) for t in trees], 1280 * self.placement.breadth):
+        sizes, masks = [len(trees[t].tokens) for t in batch], [_ancestor_mask(trees[t], self.placement) for t in batch]
+        first = dict(zip(batch, np.cumsum([0, *sizes]).tolist()))  # tree -> its place in the row
+        rows = [i for i, (tree, _) in enumerate(paths) if tree in first]
+        own = [[first[paths[i][0]] + node for node in paths[i][1]] for i in rows]
+        nodes = numbers([path + [0] * (longest - len(path)) for path in own])
+
+        def attend(block, *projected):  # query, key, value: (nodes, heads, size)
+            for store, new in ((memory.keys, projected[1]), (memory.values, projected[2])):
+                store[block][rows, :, :longest] = new[nodes].transpose(1, 2)
+            parts = zip(masks, *(t.split(sizes) for t in projected), strict=True)
+            return torch.cat([matmul_attention(None, *(t.transpose(0, 1)[None] for t in part), mask,
+                                               part[0].shape[2]**-0.5)[0][0].flatten(1) for mask, *part in parts])
+
+        tokens, depths = (numbers([x for t in batch for x in getattr(trees[t], name)]) for name in ("tokens", "depths"))
+        hidden = self._through_blocks(self.network.model.embed_tokens(tokens), depths, attend)
+        memory.hidden[rows] = hidden[[path[-1] for path in own]]
+    return memory
+
+# %% ../nbs/03_language_model.ipynb #a8d25e31
+@patch
+def _decode(self: LanguageModel, memory: _Memory, tokens: torch.Tensor, place: torch.Tensor) -> None:
+    "Append one token to every row, at `place` (1,). Everything is changed in place, so that a step can be recorded."
+    memory.mask.index_fill_(1, place, 0)
+    rows, key_heads, _, size = memory.keys[0].shape
+    group = self.network.config.num_attention_heads // key_heads
+    mask = memory.mask[:, None].expand(-1, key_heads * group, -1).reshape(rows * key_heads, group, -1)
+
+    def attend(block, query, key, value):
+        keys, values = memory.keys[block], memory.values[block]
+        for store, new in ((keys, key), (values, value)):
+            if place.is_cuda:
+                store.index_copy_(2, place, new[:, :, None])
+            else:  # much quicker where a number costs no wait
+                store[:, :, int(place)] = new
+        query, keys = query.reshape(rows * key_heads, group, size), keys.view(rows * key_heads, -1, size)
+        scores = torch.baddbmm(mask, query, keys.transpose(1, 2), alpha=size**-0.5)
+        return torch.bmm(scores.softmax(-1), values.view(rows * key_heads, -1, size)).view(rows, -1)
+
+    memory.hidden.copy_(self._through_blocks(self.network.model.embed_tokens(tokens), memory.lengths, attend))
+    memory.lengths.add_(1)
+
+# %% ../nbs/03_language_model.ipynb #b3d0c7e2
+class _Decoding:
+    """Decoding steps of one memory.
+
+    On a GPU, starting a step's thousand small operations takes far longer than computing them. So the first step goes
+    as it is, the second is recorded (a CUDA graph), and from then on the record is replayed with one start.
+    """
+
+    def __init__(self, model: LanguageModel, memory: _Memory):
+        self.model, self.memory, self.inputs, self.graph = model, memory, (), None
+
+    def __call__(self, tokens: torch.Tensor, place: int) -> None:
+        if not self.inputs or tokens.device.type != "cuda":
+            self.inputs = tokens.clone(), torch.tensor([place], device=tokens.device)
+            return self.model._decode(self.memory, *self.inputs)
+        self.inputs[0].copy_(tokens)
+        self.inputs[1].fill_(place)
+        if self.graph is None:
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.model._decode(self.memory, *self.inputs)
+        self.graph.replay()
+
+# %% ../nbs/03_language_model.ipynb #d60c1b47
+@patch
+def _sample_fast(self: LanguageModel, prompts, maximum_tokens, temperature, uniforms, stop) -> list[Sample]:
+    "What `_sample_batch` does, near the processor's limit."
+    self._blocks()  # into `_fused`
+    distinct = {p: i for i, p in enumerate(dict.fromkeys(map(tuple, prompts)))}  # equal prompts are computed once
+    longest, wide = max(map(len, prompts)), self.placement.breadth > 1
+    room, patience = (maximum_tokens, 0.5) if wide else (_ROOM, 0.9)  # a GPU would record the step anew
+    memory = self._prefill_trees([list(p) for p in distinct], longest + min(maximum_tokens, room))
+    memory.select([distinct[tuple(p)] for p in prompts])
+    decode = _Decoding(self, memory)
+    head, multiply = self._packed_head()
+    alive, running = list(range(len(prompts))), set(range(len(prompts)))
+    output = [Sample([], []) for _ in prompts]
+    for step in range(maximum_tokens):
+        logits = multiply(memory.hidden, head, None).float()
+        tokens, scores = choose_tokens(logits, temperature, uniforms[alive, step])
+        for row, token, score in zip(alive, tokens.tolist(), scores.tolist(), strict=True):
+            if row in running:
+                output[row].tokens.append(token)
+                output[row].log_probabilities.append(score)
+                running -= {row} if token in stop else set()
+        if not running or step == maximum_tokens - 1:
+            break
+        if len(running) <= patience * len(alive):  # moving the memory costs about as much as one row's rest
+            kept = [i for i, row in enumerate(alive) if row in running]
+            memory.select(kept)
+            tokens, alive, decode = tokens[kept], [alive[i] for i in kept], _Decoding(self, memory)
+        if memory.mask.shape[1] == longest + step:
+            memory.extend(_ROOM)
+        decode(tokens, longest + step)
+    return output
+
+
+@patch
+def _packed_head(self: LanguageModel) -> tuple[torch.Tensor, Callable]:
+    "The output matrix in the kernel's layout; it never changes."
+    if "_head" not in self.__dict__:
+        self._head = _packed(self.network.lm_head.weight)
+    return self._head
 
 # %% ../nbs/03_language_model.ipynb #6ef2d059
 @patch

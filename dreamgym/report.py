@@ -292,7 +292,9 @@ def _bars(axis, rows: Sequence[dict], title: str) -> None:
         axis.bar(i, row["mean"], 0.62, color=palette[i % 4])
         reach = [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
         axis.errorbar(i, row["mean"], reach, color="black", capsize=5)
-        axis.annotate(f"{row['mean']:.0%}", (i, 0.02), ha="center", color="white", weight="bold")
+        low = row["mean"] < 0.1  # no room for white letters
+        axis.annotate(f"{row['mean']:.0%}", (i + 0.12 * low, 0.02), ha="left" if low else "center",
+                      color="black" if low else "white", weight="bold")
     axis.set_xticks(range(len(rows)), [f"{AGENTS.get(r['agent'], r['agent'])}\n{r['successes']}/{r['episodes']}"
                                        for r in rows])
     axis.set(ylim=(0, 1), xlim=(-0.7, max(3, len(rows)) - 0.3), title=title, ylabel="success on real pages")
@@ -337,7 +339,7 @@ def task_returns(
     return [float(np.mean(found)) for found in rewards.values()]
 
 # %% ../nbs/90_report.ipynb #bc74466a
-_CURVES = {"dead_groups": "groups without signal", "clip_fraction": "clipped tokens", "ratio": "mean ratio ρ",
+_CURVES = {"dead_groups": "dead groups", "clip_fraction": "clipped tokens", "ratio": "mean ratio ρ",
            "kl": "KL to the warm start", "gradient_norm": "gradient norm", "invalid": "episodes with an invalid action",
            "synthetic_tasks": "invented tasks in the batch"}
 
@@ -377,7 +379,7 @@ def learning_chart(
         for axis in panels:
             axis.set_xticks(range(1, len(rows) + 1, max(1, len(rows) // 8)))
             axis.set_visible(bool(axis.lines))
-            axis.set_xlim(0.7, len(rows) + 0.3)
+            axis.set(xlim=(0.7, len(rows) + 0.3), xlabel="iteration")
     ends = [f"{rows[i].get('return', float('nan')):.0%}" for i in (0, -1)]
     return Chart(figure, f"Learning curves, {title}: {ends[0]} in the first iteration, {ends[1]} in the last.")
 
@@ -471,7 +473,7 @@ def time_chart(
     with drawing(height=0.6 + 0.26 * len(table)) as (figure, axes):
         axis = axes[0, 0]
         axis.barh(table["stage"], table["seconds"], color=COLOURS["sky"])
-        axis.bar_label(axis.containers[0], [f" {s:.0f} s, {m} MB" for s, m in
+        axis.bar_label(axis.containers[0], [f" {s:.0f} s" + (f", {m} MB" if m else "") for s, m in
                                             zip(table["seconds"], table["peak megabytes"], strict=True)])
         axis.invert_yaxis()
         axis.set(xlim=(0, 1.2 * table["seconds"].max() + 1), xlabel="seconds")
@@ -582,8 +584,8 @@ def show_variations(
 ) -> Fragment:
     "Accepted and rejected variations side by side, and why the rejected ones were refused."
     good, bad = ([j for j in judged if bool(j["problem"]) is side] for side in (False, True))
-    reasons = Counter(j["problem"].split(":")[0] for j in bad)
-    firsts = list({j["problem"].split(":")[0]: j for j in reversed(bad)}.values())  # one of every reason comes first
+    reasons = Counter(j["problem"].split(": ")[0] for j in bad)
+    firsts = list({j["problem"].split(": ")[0]: j for j in reversed(bad)}.values())  # one of every reason comes first
     bad = firsts + [j for j in bad if not any(j is first for first in firsts)]
     cell = lambda j: f"<small>{escaped(j['problem'] or j['task'])}</small>{page_html(j['text'].strip())}"  # noqa: E731
     rows = [(cell(good[i]) if i < len(good) else "", cell(bad[i]) if i < len(bad) else "")

@@ -42,7 +42,7 @@ def try_out_in(
     model: ExperienceModel,  # where the check happens
     actions: int = 3,  # clicks tried per task
 ) -> Callable[[Sequence[Task]], list[str]]:  # for `curriculum.judge_variations`
-    "A task passes when the experience model can answer for its first page and not every click is the end of it."
+    "A task passes when the experience model can answer for its first page and not every click that is tried fails at once."
     def check(tasks: Sequence[Task]) -> list[str]:
         queries = [Query(task, task.start_state, f"click {e.id}") for task in tasks
                    for e in [e for e in parse_state(task.start_state) if e.id is not None][:actions]]
@@ -95,7 +95,8 @@ def settings_of(scale: Scale, updates: int = 0) -> LearnerSettings:
     "The update's numbers at a scale; over so many updates the learning rate falls to a third (0: it stays)."
     found = LearnerSettings.named(scale.algorithm, learning_rate=scale.policy_learning_rate, kl_weight=scale.kl_weight,
                                   temperature=scale.temperature, minibatches=scale.minibatches,
-                                  warmup=scale.policy_warmup, dead_weight=scale.dead_weight, maximum_kl=scale.maximum_kl)
+                                  warmup=scale.policy_warmup, dead_weight=scale.dead_weight,
+                                  maximum_kl=scale.maximum_kl)
     return replace(found, decay=updates * found.minibatches * found.epochs)
 
 

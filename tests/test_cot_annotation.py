@@ -7,6 +7,7 @@ from collections import Counter
 from contextlib import contextmanager
 from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 
@@ -813,6 +814,10 @@ def test_an_endpoint_resumes(server, endpoint, quick_run, sample):
 class FakeTokenizer:
     chat_template = "any"
 
+    def __call__(self, text, add_special_tokens):
+        assert not add_special_tokens
+        return SimpleNamespace(input_ids=list(text.encode()))
+
     def apply_chat_template(self, messages, tokenize, add_generation_prompt):
         assert not tokenize and add_generation_prompt
         return "".join(f"{m['role']}: {m['content']}\n" for m in messages) + "assistant: "
@@ -849,6 +854,18 @@ def test_a_local_model_writes_the_same_answers(episode):
     assert again.calls == model.calls, "the same seeds"
     with pytest.raises(AnnotationError, match="wrote no annotation"):
         LocalModelAnnotator(FakeModel(*[as_answer(episode)] * 2), maximum_tokens=50).annotate(episode)
+
+
+def test_a_local_model_sees_turns_of_a_chat(make_tiny_model, tiny_tokenizer, episode):
+    model = LanguageModel(make_tiny_model(), tiny_tokenizer, choose_placement("cpu", "float32"))
+    messages = annotation_prompt(episode)
+    prompt = LocalModelAnnotator(model).prompt(messages)
+    start, end = tiny_tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    assert prompt.count(start) == len(messages) + 1, "one mark a message, and one for the answer; not plain letters"
+    assert prompt.count(end) == len(messages)
+    goal = episode.task.goal.replace(" ", "<|im_start|>")
+    foreign = episode.model_copy(update={"task": episode.task.model_copy(update={"goal": goal})})
+    assert "<|im_start|>" not in annotation_prompt(foreign)[1]["content"], "page text cannot open a turn"
 
 
 def test_a_random_model_is_no_teacher(make_tiny_model, tiny_tokenizer, sample, quick_run):

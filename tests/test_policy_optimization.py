@@ -217,6 +217,33 @@ def test_a_compared_dead_group_is_held_or_discouraged(algorithm, new_model, batc
     assert alone["turns"] == 0 and "loss" not in alone, "a batch without contrast teaches nothing"
 
 
+def moved_by(new_model, batch, **changes) -> tuple[dict, Learner, list[torch.Tensor]]:
+    "One update of a fresh learner: its metrics, itself, and the adapter before."
+    learner = Learner(new_model(), LearnerSettings(**{"minibatches": 1} | changes))
+    before = [parameter.detach().clone() for parameter in learner.model.parameters()]
+    return learner.update(batch, seed=3), learner, before
+
+
+def test_an_update_that_goes_too_far_is_shortened(new_model, batch):
+    far, free, before = moved_by(new_model, batch, learning_rate=0.1)
+    near, bound, _ = moved_by(new_model, batch, learning_rate=0.1, maximum_kl=0.01)
+    assert far["step_kept"] == 1.0 and 0 < near["step_kept"] < 0.9
+    for old, long, short in zip(before, free.model.parameters(), bound.model.parameters(), strict=True):
+        torch.testing.assert_close(short.detach(), torch.lerp(old, long.detach(), near["step_kept"]), atol=1e-5, rtol=1e-4)
+    turns = [Example(t.prompt, t.action) for r in batch[:6] for t in r.turns]
+    fresh = new_model()
+    acted = torch.cat(fresh.log_probabilities(turns))
+    for learner, within in ((free, False), (bound, True)):
+        divergence = kl_estimate(acted, torch.cat(learner.model.log_probabilities(turns))).mean()
+        assert (float(divergence) <= 0.0101) == within, "measured by hand on the same turns"
+
+
+def test_an_update_within_the_bound_is_left_alone(new_model, batch):
+    free, bound = (moved_by(new_model, batch, learning_rate=1e-4, maximum_kl=limit) for limit in (0.0, 0.5))
+    assert bound[0]["step_kept"] == 1.0
+    assert all(torch.equal(a, b) for a, b in zip(snapshot(free[1]), snapshot(bound[1]), strict=True))
+
+
 # ---------------------------------------------------------------- losses
 
 
@@ -691,6 +718,7 @@ def test_a_new_algorithm_is_a_new_row(new_model, batch, monkeypatch):
     (dict(credit="episode"), "'turn' or a 'token'"), (dict(clip_low=0.0), "clip_low must be greater than 0"),
     (dict(clip_high=-1.0), "clip_high must be greater than 0"), (dict(warmup=-1), "warmup must not be negative"),
     (dict(decay=-1), "decay must not be negative"), (dict(dead_weight=-1.0), "dead_weight must not be negative"),
+    (dict(maximum_kl=-0.1), "maximum_kl must not be negative"),
     (dict(learning_rate=float("nan")), "learning_rate"),
     (dict(minibatches=0), "minibatches"), (dict(epochs=0), "epochs"), (dict(temperature=0), "temperature"),
     (dict(kl_weight=-0.1), "kl_weight must not be negative"), (dict(gamma=1.5), "gamma must lie between 0 and 1"),
