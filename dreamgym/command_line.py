@@ -316,8 +316,8 @@ def is_done(run: Run, source: Path) -> bool:
     return all((run.path / name).exists() for name in (f"notebooks/{source.name}", *row["stages"]))
 
 # %% ../nbs/91_command_line.ipynb #63e816d4
-_WEIGHTS = {"02": 55, "03": 19, "05": 219, "06": 19, "08": 53, "09": 112, "10": 51, "11": 280, "12": 50, "18": 29,
-            "90": 24, "91": 13}
+_WEIGHTS = {"02": 63, "03": 24, "05": 259, "06": 23, "07": 16, "08": 55, "09": 118, "10": 61, "11": 400, "12": 68,
+            "18": 34, "90": 27, "91": 21, "in": 14}
 _GROWTH = {"quick": 1.0, "cpu": 5.0, "gpu": 30.0, "paper": 500.0}  # of the chapters above; the others take about 10
 
 

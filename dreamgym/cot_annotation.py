@@ -6,7 +6,7 @@ Docs: https://dreamgym.github.io/dreamgym/cot_annotation.html.md"""
 
 # %% auto #0
 __all__ = ['LONGEST_TRACE', 'LONGEST_TUTORIAL', 'LONGEST_ANSWER', 'named_texts', 'held_texts', 'describe_element',
-           'describe_action', 'compare_texts', 'compare_marks', 'explain_transition', 'Annotator',
+           'describe_action', 'compare_texts', 'compare_marks', 'explain_transition', 'trace_fault', 'Annotator',
            'StateDifferenceAnnotator', 'annotation_prompt', 'AnnotationError', 'StepPlan', 'Tutorial', 'Annotation',
            'parse_annotation', 'apply_annotation', 'question_key', 'AnswerFile', 'TeacherAnnotator', 'TeacherError',
            'EndpointAnnotator', 'LocalModelAnnotator', 'annotate_all', 'chosen_annotator', 'annotation_report',
@@ -200,6 +200,41 @@ def explain_transition(
     parts = ["Task names " + (", ".join(named) or "nothing") + ".",
              f"It {describe_action(transition.action, transition.state)}.", _check(task, transition), _effect(transition)]
     return " ".join(part for part in parts if part)
+
+# %% ../nbs/04_cot_annotation.ipynb #7b31c9a4
+def _pair_fault(part: str, page: dict[str, bool | None], whole: bool) -> str:
+    "What one comparison of a trace says wrongly; `page` gives the texts of its elements, and their marks."
+    if mark := re.fullmatch(r"(.+) is (on|off) (yes|no)", part):
+        name, on, said = mark[1], mark[2] == "on", mark[3] == "yes"
+        return f"{name!r} is not {mark[2]}" if page.get(name) is not on else "a wrong verdict" if said != on else ""
+    pair = re.fullmatch(r"(.+?) for (.+) (yes|no)", part)
+    if not pair or not whole:  # what a button is for may be meant otherwise: Close for x
+        return ""
+    held, name, said = pair[1], pair[2], pair[3] == "yes"
+    if held != "nothing" and held not in page:
+        return f"the page does not hold {held!r}"
+    return f"{held!r} for {name!r}: a wrong verdict" if said != (held == name) else ""
+
+
+def trace_fault(
+    reasoning: str,  # a trace that ends an episode well, in the form of `explain_transition`
+    goal: str,  # of its task
+    state: str,  # the page before the action
+) -> str:  # what it says wrongly, or "" where nothing can be held against it (or the form is another)
+    "Hold the trace of a claimed success against what it was about."
+    named, check = re.match(r"Task names (.+?)\. It ", reasoning), re.search(r" Check: (.+?)\. This ends", reasoning)
+    asked = ", ".join(named_texts(goal, state)) or "nothing"
+    if named and named[1] != asked:
+        return f"the task names {asked!r}, not {named[1]!r}"
+    if named and not reasoning.endswith("This ends the task well."):
+        return "it does not end well"
+    if not named or not check:
+        return ""
+    page = {text: e.on for e in parse_state(state) for text in (e.text, *e.options) if text}
+    whole = check[1].endswith("complete")
+    faults = [_pair_fault(part, page, whole) for part in check[1].split(", ")]
+    missing = re.search(r" no,|(?:^|, )(?:extra |wrong order)", check[1]) and check[1].endswith(", complete")
+    return next(filter(None, faults), "complete, although something is missing" if missing else "")
 
 # %% ../nbs/04_cot_annotation.ipynb #31cb7191
 class Annotator(Protocol):

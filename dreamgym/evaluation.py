@@ -267,7 +267,7 @@ def first_gate(run: Run) -> dict:  # the row of `Fidelity`
 
 # %% ../nbs/09_evaluation.ipynb #503872ae
 def model_quality(run: Run) -> dict[str, dict]:  # variant -> what `judge_answers` says
-    "The experience model on held-out real transitions: full, and without retrieval, reasoning or history. Once."
+    "The experience model on held-out real transitions: full, and without suspicion, retrieval, reasoning or history. Once."
     def make(path: Path) -> None:
         (model, buffer), (_, held) = grounded_model(run), experience_steps(run)
         buffer.freeze()
@@ -275,7 +275,9 @@ def model_quality(run: Run) -> dict[str, dict]:  # variant -> what `judge_answer
         held = [held[i] for i in order[: run.scale.quality_steps].tolist()]
         bare = [s._replace(query=s.query._replace(demonstrations=())) for s in held]
         blind = [s._replace(query=s.query._replace(history=())) for s in bare]
-        output = {"full": judge_answers(bare, model.imagine([s.query for s in bare]))}
+        answers = model.imagine([s.query for s in bare])
+        trusted = [a._replace(reward=1.0) if a.doubt else a for a in answers]
+        output = {"full": judge_answers(bare, answers), "every success believed": judge_answers(bare, trusted)}
         output["without history"] = judge_answers(blind, model.imagine([s.query for s in blind]))
         retrieve, model.retrieve = model.retrieve, None
         model.forget()

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from fastcore.basics import patch
 
-from .cot_annotation import annotated_data, describe_action
+from .cot_annotation import annotated_data, describe_action, trace_fault
 from dreamgym.environments import (
     BatchEnvironment,
     InvalidAction,
@@ -121,6 +121,7 @@ class Imagined(NamedTuple):
     done: bool
     valid: bool = True  # False: the text could not be parsed and counts as a failure
     text: str = ""  # what the model wrote
+    doubt: str = ""  # why a success that the model claimed was not believed, see `trace_fault`
 
 
 def render_answer(
@@ -251,7 +252,8 @@ class ExperienceModel:
         self.model, self.history_length, self.maximum_tokens = model, history_length, maximum_tokens
         self.answers: dict[tuple, Imagined] = {}  # one answer per distinct question
         self.retrieve: Retriever | None = None  # finds demonstrations; see chapter 06
-        self.asked = self.unparsable = 0
+        self.asked = self.unparsable = self.doubted = 0
+        self.suspicious = True  # False: every success that the model claims is believed
         self.reasoning = True  # False: answer without a trace
 
     def prompt(self, query: Query) -> str:
@@ -312,8 +314,15 @@ def _complete(
     output = []
     for query, start, sample in zip(queries, starts, samples, strict=True):
         text, whole = none + start + self.model.decode(sample.tokens), sample.tokens[-1:] == [self.model.end]
-        output.append(parse_answer(text, query.state) if whole else _no_answer(text))  # else cut at `maximum_tokens`
+        answer = parse_answer(text, query.state) if whole else _no_answer(text)  # else cut at `maximum_tokens`
+        output.append(_without_slip(answer, query) if self.suspicious else answer)
     return output
+
+
+def _without_slip(answer: Imagined, query: Query) -> Imagined:
+    "A success whose own trace speaks against it is a failure."
+    fault = trace_fault(answer.reasoning, query.task.goal, query.state) if answer.reward else ""
+    return answer._replace(reward=0.0, doubt=fault) if fault else answer
 
 # %% ../nbs/05_experience_model.ipynb #e76fb3fa
 Retriever = Callable[[Sequence[Query]], list[tuple[Demonstration, ...]]]
@@ -344,6 +353,7 @@ def imagine(
     answers = [self.answers[key] for key in keys]
     self.asked += len(answers)
     self.unparsable += sum(not a.valid for a in answers)
+    self.doubted += sum(bool(a.doubt) for a in answers)
     return answers
 
 
@@ -520,6 +530,8 @@ def step_batch(self: DreamBatch, actions: Sequence[str | None]) -> list[StepResu
         info = {"reasoning": answer.reasoning}
         if not answer.valid:
             info["invalid"] = answer.reasoning or "unparsable"
+        if answer.doubt:
+            info["doubt"] = answer.doubt
         output[i] = (answer.state, answer.reward, answer.done, truncated, info)
     return output
 

@@ -545,7 +545,7 @@ def update(
     steps = _minibatches(len(rows), self.settings, seed)
     self._measure([rows[i] for i in range(len(rows)) if rows[i].old is None and i not in set(steps[0].tolist())])
     self._measure_reference(rows)
-    before = [parameter.detach().clone() for parameter in self.model.parameters()]
+    before = [p.detach().clone() for p in self.model.parameters()] if self.settings.maximum_kl else []
     passes = len(steps) / self.settings.epochs
     tokens, judged = sum(map(len, rows)) / passes, metrics.get("judged", 1.0) / passes
     for number, chosen in enumerate(steps, 1):

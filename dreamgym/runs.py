@@ -77,7 +77,7 @@ class _Experience:
 @dataclass(frozen=True)
 class Scale(_Experience):
     "Every size of a run in one place. The code is the same at all scales; only these numbers change."
-    iterations: int = size(6, "policy updates in the dream", paper="curves of about 150 steps (Fig. 3)")
+    iterations: int = size(8, "policy updates in the dream", paper="curves of about 150 steps (Fig. 3)")
     tasks_per_iteration: int = size(24, "tasks", elsewhere="verl-agent's scripts: 16")
     algorithm: str = size("grpo", "grpo, dr_grpo, dapo, gspo or ppo", "GRPO and PPO (Table 1)")
     group_size: int = size(8, "rollouts per task", elsewhere="verl-agent's scripts: 8")

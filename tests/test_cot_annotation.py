@@ -32,6 +32,7 @@ from dreamgym.cot_annotation import (
     explain_transition,
     parse_annotation,
     question_key,
+    trace_fault,
 )
 from dreamgym.environments import sample_trajectories
 from dreamgym.language_model import LanguageModel, Sample, choose_placement
@@ -198,6 +199,65 @@ def test_only_clicks_that_decide_are_compared():
     for action, after in (("type 1 al", page.replace("''", "'al'", 1)), ("press login", END_STATE)):
         assert "Check" not in explain(goal, page, action, next_state=after)
     assert "Check" not in explain("Press login.", page.replace("Login", "Go"), "click 2"), "the task names nothing"
+
+
+# ---------------------------------------------------------------- traces that give themselves away
+
+
+def test_no_earned_success_is_doubted(sample):
+    steps = [(t.task, t.transitions[-1]) for t in sample if t.success]
+    assert len(steps) > 20 and not [f for task, step in steps
+                                    if (f := trace_fault(explain_transition(task, step), task.goal, step.state))]
+
+
+GOAL = 'Enter the username "vina" and the password "US" into the text fields and press login.'
+FORM = "[1] input '{}'\n[2] password '{}'\n[3] button 'Login'"
+
+
+def won_trace(held="vina", kept="US", names="vina, US", checked="{held} for vina yes, {kept} for US yes, complete"):
+    check = checked.format(held=held, kept=kept)
+    return f"Task names {names}. It clicks button Login. Check: {check}. This ends the task well."
+
+
+@pytest.mark.parametrize("held, kept, trace, fault", [
+    ("vina", "US", won_trace(), ""),
+    ("Vina", "US", won_trace(held="Vina"), "'Vina' for 'vina': a wrong verdict"),
+    ("Vina", "US", won_trace(), "the page does not hold 'vina'"),
+    ("Vina", "US", won_trace(held="Vina", names="Vina, US", checked="{held} for Vina yes, {kept} for US yes, complete"),
+     "the task names 'vina, US', not 'Vina, US'"),
+    ("", "US", won_trace(held="nothing"), "'nothing' for 'vina': a wrong verdict"),
+    ("US", "US", won_trace(held="US", names="US, US", checked="{held} for US yes, {kept} for US yes, complete"),
+     "the task names 'vina, US', not 'US, US'"),
+    ("Bob", "US", won_trace(checked="Bob for vina no, {kept} for US yes, complete"),
+     "complete, although something is missing"),
+    ("vina", "US", won_trace(checked="{held} for vina no, {kept} for US yes, not complete"),
+     "'vina' for 'vina': a wrong verdict"),
+    ("vina", "US", won_trace().replace("well", "badly"), "it does not end well"),
+    ("Bob", "US", "The login worked because all fields were filled in.", ""),  # a teacher's words: nothing is known
+    ("Bob", "US", "", ""),
+    ("Bob", "US", "-", ""),
+])
+def test_a_trace_gives_its_slips_away(held, kept, trace, fault):
+    assert trace_fault(trace, GOAL, FORM.format(held, kept)) == fault
+
+
+@pytest.mark.parametrize("check, fault", [
+    ("a is on yes, b is on yes, complete", ""),
+    ("a is on yes, b is off no, complete", "'b' is not off"),
+    ("a is off yes, b is on yes, complete", "'a' is not off"),
+    ("a is on no, b is on yes, not complete", "a wrong verdict"),
+    ("z is on yes, b is on yes, complete", "'z' is not on"),
+    ("a is on yes, b is on yes, extra c, complete", "complete, although something is missing"),
+])
+def test_marks_are_looked_up(check, fault):
+    page = "[1] checkbox 'a' on\n[2] checkbox 'b' on\n[3] checkbox 'c' off\n[4] button 'Submit'"
+    trace = f"Task names a, b, Submit. It clicks button Submit. Check: {check}. This ends the task well."
+    assert trace_fault(trace, "Select a, b and click Submit.", page) == fault
+
+
+def test_what_wins_may_be_meant_otherwise():
+    trace = "Task names x. It clicks button Close. Check: Close for x yes. This ends the task well."
+    assert trace_fault(trace, 'Click the button labeled "x".', "[1] button 'Close'\n[2] button 'OK'") == ""
 
 
 # ---------------------------------------------------------------- the question

@@ -398,7 +398,8 @@ def test_quality_asks_four_variants_of_the_same_steps(grounded, monkeypatch):
 
     monkeypatch.setattr(grounded.dream, "imagine", imagine)
     quality = model_quality(grounded.run)
-    assert list(quality) == ["full", "without history", "without retrieval", "without reasoning"]
+    assert list(quality) == ["full", "every success believed", "without history", "without retrieval",
+                             "without reasoning"]
     assert [(retrieves, reasons) for _, retrieves, reasons in calls] == [
         (True, True), (True, True), (False, True), (True, False)]
     count = grounded.run.scale.quality_steps

@@ -357,6 +357,33 @@ def test_unreadable_answers_are_counted():
     assert (answers[2].state, answers[2].reward, answers[2].done, answers[2].text) == (FAILURE_STATE, 0.0, True, "Hm.")
 
 
+LOGIN = "[1] input 'Ada'\n[2] button 'Submit'"
+SIGN = Task(id="sign/0", kind="sign", seed=0, goal='Enter "ada" and press Submit.', start_state=LOGIN)
+
+
+@pytest.mark.parametrize("compared, suspicious, reward, doubt", [
+    ("Ada for ada yes", True, 0.0, "'Ada' for 'ada': a wrong verdict"), ("Ada for ada yes", False, 1.0, ""),
+    ("ada for ada yes", True, 0.0, "the page does not hold 'ada'"),
+])
+def test_a_success_that_its_trace_denies_is_a_failure(compared, suspicious, reward, doubt):
+    claim = f" Task names ada. It clicks button Submit. Check: {compared}, complete. This ends the task well.\n=> success"
+    model = ExperienceModel(ScriptedModel(lambda prompt: claim))
+    model.suspicious = suspicious
+    dream = DreamBatch(model, 4)
+    dream.reset_batch([SIGN])
+    state, paid, ended, truncated, info = dream.step_batch(["click 2"])[0]
+    assert (state, paid, ended, truncated) == (END_STATE, reward, True, False)
+    assert "invalid" not in info and info.get("doubt", "") == doubt and model.doubted == bool(doubt)
+    assert model.unparsable == 0 and model.imagine([Query(SIGN, LOGIN, "click 2")])[0].reward == reward
+
+
+def test_a_failure_is_never_doubted():
+    claim = " Task names Bob. It clicks button Submit. Check: x for Bob yes, complete. This ends the task badly.\n=> failure"
+    model = ExperienceModel(ScriptedModel(lambda prompt: claim))
+    answer = model.imagine([Query(SIGN, LOGIN, "click 2")])[0]
+    assert (answer.reward, answer.doubt, model.doubted) == (0.0, "", 0)
+
+
 def test_an_answer_that_was_cut_is_unreadable():
     rule = lambda prompt: " On.\n=> goes on\npage\ntext one\ntext two"  # noqa: E731
     whole, cut = ExperienceModel(ScriptedModel(rule)), ExperienceModel(ScriptedModel(rule), maximum_tokens=35)
