@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -356,6 +357,17 @@ def _read_model(folder: str, placement: Placement, exact: bool):
     return network, tokenizer
 
 # %% ../nbs/03_language_model.ipynb #ff9668a0
+_loaded: WeakValueDictionary = WeakValueDictionary()  # (folder, device, number format) -> a network in use
+
+
+def _share_weights(network: torch.nn.Module, folder: str, placement: Placement) -> None:
+    "Agent and experience model differ in their adapters only: the frozen weights of one folder are held once."
+    first = _loaded.setdefault((folder, placement.device, placement.dtype), network)
+    held = dict(first.named_parameters()) if first is not network else {}
+    for name, parameter in network.named_parameters():
+        parameter.data = held[name].data if name in held else parameter.data
+
+
 @patch(cls_method=True)
 def load(
     cls: LanguageModel,
@@ -371,6 +383,7 @@ def load(
     _register_attention()
     network, tokenizer = _read_model(folder, placement, exact)
     network.requires_grad_(False).eval().to(placement.device)
+    _share_weights(network, folder, placement)
     language_model = cls(network, tokenizer, placement)
     if rank:
         language_model.add_adapter(rank, seed)

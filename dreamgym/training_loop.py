@@ -34,7 +34,7 @@ from .experience_model import DreamBatch, ExperienceModel, Query
 from .policy_optimization import Learner, LearnerSettings
 from .replay_buffer import ReplayBuffer, grounded_model
 from .rollouts import Agent, Rollout, collect_rollouts, new_agent, warm_start
-from .runs import Run, Scale, derive_seed
+from .runs import Run, Scale, _give_memory_back, derive_seed
 from .trajectories import DreamgymError, Task, Trajectory, atomic_write_json, write_trajectories
 
 # %% ../nbs/11_training_loop.ipynb #9d7cfdbf
@@ -157,6 +157,7 @@ def run_iteration(
     "Rollouts, one policy update, and (in the dream) buffer and curriculum."
     rollouts = collect_rollouts(state.agent, environment, tasks, scale.group_size, scale.temperature, seed,
                                 lambda done, total: watch("rollouts", done, total))
+    _give_memory_back()  # or what sampling and training need would be held at once
     metrics = state.learner.update(rollouts, seed, lambda done, total: watch("update", done, total))
     result = IterationResult(rollouts, metrics)
     metrics |= {"transitions": float(sum(len(r.trajectory) for r in rollouts)),
