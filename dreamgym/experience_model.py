@@ -531,7 +531,7 @@ def step_batch(self: DreamBatch, actions: Sequence[str | None]) -> list[StepResu
         if not answer.valid:
             info["invalid"] = answer.reasoning or "unparsable"
         if answer.doubt:
-            info["doubt"] = answer.doubt
+            info |= {"doubt": answer.doubt, "reasoning": f"{answer.reasoning} Refused: {answer.doubt}."}
         output[i] = (answer.state, answer.reward, answer.done, truncated, info)
     return output
 

@@ -365,7 +365,8 @@ def _share_weights(network: torch.nn.Module, folder: str, placement: Placement) 
     first = _loaded.setdefault((folder, placement.device, placement.dtype), network)
     held = dict(first.named_parameters()) if first is not network else {}
     for name, parameter in network.named_parameters():
-        parameter.data = held[name].data if name in held else parameter.data
+        if name in held and torch.equal(held[name], parameter):  # not where the folder has changed since
+            parameter.data = held[name].data
 
 
 @patch(cls_method=True)

@@ -374,6 +374,7 @@ def test_a_success_that_its_trace_denies_is_a_failure(compared, suspicious, rewa
     state, paid, ended, truncated, info = dream.step_batch(["click 2"])[0]
     assert (state, paid, ended, truncated) == (END_STATE, reward, True, False)
     assert "invalid" not in info and info.get("doubt", "") == doubt and model.doubted == bool(doubt)
+    assert info["reasoning"].endswith(f" Refused: {doubt}." if doubt else "This ends the task well.")
     assert model.unparsable == 0 and model.imagine([Query(SIGN, LOGIN, "click 2")])[0].reward == reward
 
 

@@ -253,6 +253,27 @@ def test_a_damaged_model_folder(tmp_path, tiny_model_folder, damage):
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
 
 
+def frozen(model):
+    return {name: p for name, p in model.network.named_parameters() if not p.requires_grad}
+
+
+def test_two_models_of_a_folder_hold_its_weights_once(tiny_model_folder, tmp_path):
+    folder = tmp_path / "model"
+    module.shutil.copytree(tiny_model_folder, folder)
+    first, second = (LanguageModel.load(str(folder), rank, device="cpu", dtype="float32") for rank in (2, 0))
+    assert all(p.data_ptr() == frozen(first)[name].data_ptr() for name, p in frozen(second).items())
+    assert len(frozen(second)) >= len(frozen(first)) > 10 and first.parameters() and not second.parameters()
+    tensors = load_file(folder / "model.safetensors")
+    changed = max(tensors, key=lambda name: tensors[name].numel())
+    save_file({n: t + 1 if n == changed else t for n, t in tensors.items()}, folder / "model.safetensors",
+              metadata={"format": "pt"})
+    third = LanguageModel.load(str(folder), device="cpu", dtype="float32")
+    apart = [n for n, p in frozen(third).items() if p.data_ptr() != frozen(first)[n].data_ptr()]
+    assert len(apart) == 1, "a folder that has changed since is not mistaken for the one before"
+    other = LanguageModel.load(str(tiny_model_folder), device="cpu", dtype="float32")
+    assert not {p.data_ptr() for p in frozen(other).values()} & {p.data_ptr() for p in frozen(first).values()}
+
+
 # ---------------------------------------------------------------- placement
 
 
