@@ -363,10 +363,11 @@ _loaded: WeakValueDictionary = WeakValueDictionary()  # (folder, device, number 
 def _share_weights(network: torch.nn.Module, folder: str, placement: Placement) -> None:
     "Agent and experience model differ in their adapters only: the frozen weights of one folder are held once."
     first = _loaded.setdefault((folder, placement.device, placement.dtype), network)
-    held = dict(first.named_parameters()) if first is not network else {}
-    for name, parameter in network.named_parameters():
+    held = dict(first.named_parameters(remove_duplicate=False)) if first is not network else {}
+    for name, parameter in list(network.named_parameters(remove_duplicate=False)):
         if name in held and torch.equal(held[name], parameter):  # not where the folder has changed since
-            parameter.data = held[name].data
+            place, _, leaf = name.rpartition(".")
+            setattr(network.get_submodule(place), leaf, held[name])
 
 
 @patch(cls_method=True)
@@ -504,32 +505,44 @@ def load_adapter(self: LanguageModel, folder: Path) -> LanguageModel:
     return self
 
 # %% ../nbs/03_language_model.ipynb #357fd203
+def _few(*columns: torch.Tensor) -> Iterator:
+    "The same few rows of each: on a processor so few that their fp32 logits stay in its cache."
+    size = 4 if columns[0].device.type == "cpu" else max(1, len(columns[0]))
+    return zip(*(column.split(size) for column in columns), strict=True)
+
+
 class _ChosenLogProbability(torch.autograd.Function):
     "log softmax(h Wᵀ / T)[token] and the entropy without keeping fp32 logits: the backward pass rebuilds them."
 
     @staticmethod
     def forward(context, hidden, weight, tokens, temperature, with_entropy):
-        logits = F.linear(hidden, weight)
-        scaled = logits.to(torch.float32, copy=True).div_(temperature)
-        normaliser = scaled.logsumexp(-1)
-        chosen = scaled.gather(1, tokens[:, None]).squeeze(1) - normaliser
-        entropy = -torch.linalg.vecdot(scaled.sub_(normaliser[:, None]).exp(), scaled) if with_entropy else None
+        logits, parts = F.linear(hidden, weight), []
+        for row, token in _few(logits, tokens):
+            scaled = row.to(torch.float32, copy=True).div_(temperature)
+            normaliser = scaled.logsumexp(-1)
+            chosen = scaled.gather(1, token[:, None]).squeeze(1) - normaliser
+            entropy = -torch.linalg.vecdot(scaled.sub_(normaliser[:, None]).exp(), scaled) if with_entropy else chosen
+            parts.append((chosen, normaliser, entropy))
+        chosen, normaliser, entropy = map(torch.cat, zip(*parts, strict=True))
         context.save_for_backward(logits, normaliser, weight, tokens, entropy)
         context.temperature = temperature
         context.set_materialize_grads(False)  # no gradient for an entropy that nobody used
-        return chosen, entropy
+        return chosen, entropy if with_entropy else None
 
     @staticmethod
     def backward(context, gradient, entropy_gradient):
         logits, normaliser, weight, tokens, entropy = context.saved_tensors
         gradient = torch.zeros_like(normaliser) if gradient is None else gradient
-        change = logits.to(torch.float32, copy=True).div_(context.temperature).sub_(normaliser[:, None])  # log p
-        factor = -gradient[:, None]
-        if entropy_gradient is not None:  # ∂H/∂z = −p (log p + H)
-            factor = factor - entropy_gradient[:, None] * (change + entropy[:, None])
-        change.exp_().mul_(factor)
-        change[torch.arange(len(tokens), device=tokens.device), tokens] += gradient
-        return (change.div_(context.temperature).to(logits.dtype) @ weight), None, None, None, None
+        slope = torch.zeros_like(normaliser) if entropy_gradient is None else entropy_gradient
+        output = torch.empty_like(logits)
+        for out, row, base, token, g, s, h in _few(output, logits, normaliser, tokens, gradient, slope, entropy):
+            change = row.to(torch.float32, copy=True).div_(context.temperature).sub_(base[:, None])  # log p
+            factor = -g[:, None]
+            if entropy_gradient is not None:  # ∂H/∂z = −p (log p + H)
+                factor = factor - s[:, None] * (change + h[:, None])
+            change.exp_().mul_(factor / context.temperature)
+            out.copy_(change.scatter_add_(1, token[:, None], g[:, None] / context.temperature))
+        return output @ weight, None, None, None, None
 
 # %% ../nbs/03_language_model.ipynb #f7c4a1e6
 def chosen_log_probabilities(
@@ -675,6 +688,188 @@ def _tree_inputs(trees: Sequence[TokenTree], fill: int, placement: Placement):
     return (torch.from_numpy(tokens).to(placement.device), torch.from_numpy(positions).to(placement.device),
             mask.to(placement.device))
 
+# %% ../nbs/03_language_model.ipynb #b10c0a02
+_LLAMA_LIKE = ("LlamaForCausalLM", "Qwen2ForCausalLM")  # blocks of norm, attention, norm, gated perceptron
+
+
+@patch
+def _can_fuse(self: LanguageModel) -> bool:
+    "Is this a model and a device that the fast ways are written for?"
+    known = type(self.network).__name__ in _LLAMA_LIKE and not getattr(self.network.config, "sliding_window", None)
+    return known and self.placement.device.partition(":")[0] != "mps" and not self._is_exact()  # exact sums: not here
+
+# %% ../nbs/03_language_model.ipynb #b10c0a04
+class _Norm(torch.autograd.Function):
+    "Root-mean-square norm. Kept: x, which the rest of the block keeps anyway, and one number a row."
+
+    @staticmethod
+    def forward(context, x, weight, epsilon):
+        wide = x.to(torch.promote_types(x.dtype, torch.float32), copy=True)
+        size = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        factor = size.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+        context.save_for_backward(x, factor, weight)
+        return wide.mul_(factor).to(x.dtype).mul_(weight)  # rounded twice, as transformers does
+
+    @staticmethod
+    def backward(context, gradient):
+        x, factor, weight = context.saved_tensors
+        wide, change = x.to(factor.dtype), (gradient * weight).to(factor.dtype)
+        along = (change * wide).mean(-1, keepdim=True).mul_(factor**3)
+        return change.mul_(factor).addcmul_(wide, along, value=-1).to(x.dtype), None, None
+
+# %% ../nbs/03_language_model.ipynb #b10c0a07
+class _Products(torch.autograd.Function):
+    "Linear layers that read the same x, side by side: y = x Wᵀ + bias + scale (x Aᵀ) Bᵀ. Gradients for x, As and Bs."
+
+    @staticmethod
+    def forward(context, x, weight, bias, scale, *thin):  # thin: A and B of every layer, or nothing
+        output, kept = F.linear(x, weight, bias), ()
+        if thin:
+            a, b = torch.cat(thin[::2]).to(x.dtype), torch.block_diag(*thin[1::2]).to(x.dtype)
+            kept = x, (x @ a.T).mul_(scale), a, b
+            output.addmm_(kept[1], b.T)
+            context.heights, context.ranks = zip(*(part.shape for part in thin[1::2]), strict=True)
+        context.save_for_backward(weight, *kept)
+        context.scale = scale
+        return output
+
+    @staticmethod
+    def backward(context, gradient):
+        weight, *kept = context.saved_tensors
+        gradient_x = gradient @ weight if context.needs_input_grad[0] else None
+        if not kept:
+            return gradient_x, None, None, None
+        x, narrow, a, b = kept
+        low = (gradient @ b).mul_(context.scale)
+        if gradient_x is not None:
+            gradient_x.addmm_(low, a)
+        gradient_a, below = (low.T @ x).split(context.ranks), (gradient.T @ narrow).split(context.heights)
+        gradient_b = [rows.split(context.ranks, 1)[i] for i, rows in enumerate(below)]  # the blocks on the diagonal
+        return gradient_x, None, None, None, *(g for pair in zip(gradient_a, gradient_b, strict=True) for g in pair)
+
+# %% ../nbs/03_language_model.ipynb #b10c0a08
+def _join(*layers: torch.nn.Module) -> torch.Tensor:
+    "The weights of layers on top of one another; from now on the layers' own are parts of the whole."
+    with torch.inference_mode(False), torch.no_grad():  # else no backward pass could ever use it
+        weights = [layer.weight.detach() for layer in layers]
+        starts = [weight.data_ptr() for weight in weights]
+        storages = {weight.untyped_storage().data_ptr() for weight in weights}
+        if len(storages) == 1 and starts[1:] == [start + w.nbytes for start, w in zip(starts, weights, strict=True)][:-1]:
+            size = sum(map(len, weights)), weights[0].shape[1]
+            return weights[0].as_strided(size, weights[0].stride())  # one layer, or joined before
+        whole = torch.cat(weights)
+        for layer, part in zip(layers, whole.split([len(weight) for weight in weights]), strict=True):
+            layer.weight.data = part
+    return whole
+
+
+def _multiply(x: torch.Tensor, weight: torch.Tensor, *layers: torch.nn.Module) -> torch.Tensor:
+    "What layers with joined weights make of (n, inputs) rows, side by side: (n, outputs)."
+    bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
+    adapted = layers if getattr(layers[0], "active", False) else ()
+    thin = [part for layer in adapted for part in (layer.lora_a, layer.lora_b)]
+    return _Products.apply(x, weight, bias, getattr(layers[0], "scale", None), *thin)
+
+# %% ../nbs/03_language_model.ipynb #b10c0a11
+def _rotate_(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
+    "Turn each head's numbers by their angles, in place; `sine` has a minus sign in its first half."
+    other = x.roll(x.shape[-1] // 2, -1)
+    return x.mul_(cosine).addcmul_(other, sine)
+
+
+def _by_key(x: torch.Tensor, key_heads: int) -> torch.Tensor:
+    "(trees, length, heads, size) to (trees · key heads, length · group, size): together what one key head answers."
+    return x.unflatten(2, (key_heads, -1)).transpose(1, 2).flatten(2, 3).flatten(0, 1)
+
+
+def _by_row(x: torch.Tensor, trees: int, length: int) -> torch.Tensor:
+    "The way back, as a view: (trees, length, key heads, group, size)."
+    return x.view(trees, len(x) // trees, length, -1, x.shape[-1]).transpose(1, 2)
+
+# %% ../nbs/03_language_model.ipynb #b10c0a13
+class _TreeAttention(torch.autograd.Function):
+    "From queries, keys and values side by side to attended rows. Kept: these, turned, and the softmax."
+
+    @staticmethod
+    def forward(context, projected, cosine, sine, mask, key_heads):
+        (trees, length), size = cosine.shape[:2], cosine.shape[-1]
+        heads = projected.view(trees, length, -1, size)
+        counts = context.counts = heads.shape[2] - 2 * key_heads, key_heads, key_heads
+        turned = _rotate_(heads[:, :, :-key_heads].clone(), cosine, sine)
+        parts = *turned.split(counts[:2], 2), heads[:, :, -key_heads:]
+        query, key, value = (_by_key(part, key_heads) for part in parts)
+        weights = mask.new_empty(trees, key_heads, length, counts[0] // key_heads, length).copy_(mask[:, :, :, None])
+        weights = weights.view(len(key), -1, length).baddbmm_(query, key.transpose(1, 2), alpha=size**-0.5)
+        torch.softmax(weights, -1, out=weights)
+        context.save_for_backward(cosine, sine, query, key, value, weights)
+        return _by_row(torch.bmm(weights, value), trees, length).reshape(trees * length, -1)
+
+    @staticmethod
+    def backward(context, gradient):
+        cosine, sine, query, key, value, weights = context.saved_tensors
+        (trees, length), size, key_heads = cosine.shape[:2], cosine.shape[-1], context.counts[1]
+        gradient = _by_key(gradient.view(trees, length, -1, size), key_heads)
+        change = torch.bmm(gradient, value.transpose(1, 2))
+        torch.ops.aten._softmax_backward_data.out(change, weights, -1, change.dtype, grad_input=change)
+        parts = (torch.bmm(change, key), torch.bmm(change.transpose(1, 2), query),
+                 torch.bmm(weights.transpose(1, 2), gradient))
+        output = gradient.new_empty(trees, length, sum(context.counts), size)
+        for place, part in zip(output.split(context.counts, 2), parts, strict=True):
+            place.unflatten(2, (key_heads, -1)).copy_(_by_row(part, trees, length))
+        _rotate_(output[:, :, :-key_heads], cosine * size**-0.5, sine * -size**-0.5)  # back, and scaled as the scores
+        return output.view(trees * length, -1), None, None, None, None
+
+# %% ../nbs/03_language_model.ipynb #b10c0a15
+class _Gated(torch.autograd.Function):
+    "silu(gate) · up, of gate and up side by side. Kept: the factors of their gradients."
+
+    @staticmethod
+    def forward(context, both):
+        (gate, up), factors = both.chunk(2, 1), torch.empty_like(both)
+        slope, opened = factors.chunk(2, 1)
+        torch.ops.aten.silu.out(gate, out=opened)
+        if context.needs_input_grad[0]:
+            torch.ops.aten.silu_backward.grad_input(up, gate, grad_input=slope)
+            context.save_for_backward(factors)
+        return opened * up
+
+    @staticmethod
+    def backward(context, gradient):
+        factors, = context.saved_tensors
+        return (factors.unflatten(1, (2, -1)) * gradient[:, None]).flatten(1)
+
+# %% ../nbs/03_language_model.ipynb #b10c0a17
+@patch
+def _joined(self: LanguageModel) -> list[list[tuple]]:
+    "Per block: joined weight and layers of query-key-value, output, gate-up and down. They never change."
+    if "_joined_blocks" not in self.__dict__:
+        groups = [((a.q_proj, a.k_proj, a.v_proj), (a.o_proj,), (p.gate_proj, p.up_proj), (p.down_proj,))
+                  for block in self.network.model.layers for a, p in [(block.self_attn, block.mlp)]]
+        self._joined_blocks = [[(_join(*layers), *layers) for layers in block] for block in groups]
+    return self._joined_blocks
+
+
+@patch
+def _tree_states(self: LanguageModel, tokens, positions, mask, rows: torch.Tensor) -> torch.Tensor:
+    "Last hidden states of a padded batch of trees at some of its rows, counted through all trees: (rows, width)."
+    network, (trees, length) = self.network.model, tokens.shape
+    if not self._can_fuse() or tokens.device.type != "cpu":  # measured on processors only
+        return network(tokens, attention_mask=mask, position_ids=positions, use_cache=False)[0].flatten(0, 1)[rows]
+    x = network.embed_tokens(tokens)
+    cosine, sine = (angles[:, :, None] for angles in network.rotary_emb(x, positions))
+    half = sine.shape[-1] // 2
+    sine = torch.cat([-sine[..., :half], sine[..., half:]], -1)
+    normed = lambda x, norm: _Norm.apply(x, norm.weight, norm.variance_epsilon)  # noqa: E731
+    x, key_heads = x.flatten(0, 1), self.network.config.num_key_value_heads
+    for block, (query_key_value, output, gate_up, down) in zip(network.layers, self._joined(), strict=True):
+        projected = _multiply(normed(x, block.input_layernorm), *query_key_value)
+        attended = _TreeAttention.apply(projected, cosine, sine, mask, key_heads)
+        if block is network.layers[-1]:
+            x, attended = x[rows], attended[rows]
+        x = x + _multiply(attended, *output)
+        x = x + _multiply(_Gated.apply(_multiply(normed(x, block.post_attention_layernorm), *gate_up)), *down)
+    return normed(x, network.norm)
+
 # %% ../nbs/03_language_model.ipynb #da947778
 class TokenScores(NamedTuple):
     "What one forward pass says about the tokens of a completion: (length,) float32 each, differentiable."
@@ -691,12 +886,11 @@ def _tree_scores(self: LanguageModel, trees, examples, places, temperature, full
     paths = [(tree, path[len(e.prompt):]) for e, (tree, path) in zip(examples, places, strict=True)]
     wanted = sorted({(tree, node) for tree, path in paths for node in path})  # each distinct token once
     row = {place: i for i, place in enumerate(wanted)}
-    sources = [(tree, trees[tree].parents[node]) for tree, node in wanted]
-    chosen = torch.tensor([trees[tree].tokens[node] for tree, node in wanted], device=self.placement.device)
-    where = torch.tensor(sources, device=self.placement.device)
+    numbers = partial(torch.tensor, device=self.placement.device)
+    chosen = numbers([trees[tree].tokens[node] for tree, node in wanted])
+    sources = numbers([tree * tokens.shape[1] + trees[tree].parents[node] for tree, node in wanted])
     with self._products():
-        hidden = self.network.model(tokens, attention_mask=mask, position_ids=positions, use_cache=False)[0]
-        states = hidden[where[:, 0], where[:, 1]]
+        states = self._tree_states(tokens, positions, mask, sources)
         flat = chosen_log_probabilities(states, self.network.lm_head.weight, chosen, temperature, with_entropy=full)
     rows = [[row[tree, node] for node in path] for tree, path in paths]
     if not full:
@@ -890,16 +1084,6 @@ def _fuse(*layers: torch.nn.Module) -> _Product:
     return _Product(*_packed(torch.cat([weight, b], 1)), bias, _packed(a)[0])
 
 # %% ../nbs/03_language_model.ipynb #7a1d95c8
-_LLAMA_LIKE = ("LlamaForCausalLM", "Qwen2ForCausalLM")  # blocks of norm, attention, norm, gated perceptron
-
-
-@patch
-def _can_fuse(self: LanguageModel) -> bool:
-    "Is this a model and a device that the fast way is written for?"
-    known = type(self.network).__name__ in _LLAMA_LIKE and not getattr(self.network.config, "sliding_window", None)
-    return known and self.placement.device.partition(":")[0] != "mps" and not self._is_exact()  # exact sums: not here
-
-
 @patch
 def _blocks(self: LanguageModel) -> list[tuple]:
     "Per block: norm, fused query-key-value, output, norm, fused gate-up, down. Made again when the adapter has changed."

@@ -11,8 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from transformers.cache_utils import Cache, DynamicLayer
+from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
 import dreamgym.language_model as module
 from dreamgym.environments import sample_trajectories
@@ -699,6 +700,221 @@ def test_empty_examples_are_refused(tiny):
         for score in (tiny.plain_scores, tiny.log_probabilities, tiny.train_supervised):
             with pytest.raises(DreamgymError, match="Example 1 has an empty prompt or completion"):
                 score([Example([1], [2]), bad])
+
+
+# ---------------------------------------------------------------- the blocks by hand
+
+
+def double(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.double, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+
+
+def angles(trees, length, size):
+    "Cosines and sines as transformers gives them: both halves of a head turn by the same angles."
+    half = torch.rand(trees, length, 1, size // 2, dtype=torch.double, generator=torch.Generator().manual_seed(1)) * 6
+    return torch.cat([half, half], -1).cos(), torch.cat([half, half], -1).sin()
+
+
+def signed(sine):
+    return torch.cat([-sine.chunk(2, -1)[0], sine.chunk(2, -1)[1]], -1)
+
+
+def test_the_norm_by_hand():
+    x, weight = double(5, 12), double(12, seed=1).detach()
+    assert torch.autograd.gradcheck(lambda x: module._Norm.apply(x, weight, 1e-5), x)
+    torch.testing.assert_close(module._Norm.apply(x, weight, 1e-5), F.rms_norm(x, (12,), weight, 1e-5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_norm_rounds_as_the_library_does(dtype):
+    norm = LlamaRMSNorm(64, 1e-5).to(dtype).requires_grad_(False)
+    norm.weight.copy_(torch.linspace(0.5, 3, 64))
+    x = double(40, 64).detach().to(dtype).requires_grad_()
+    ours, plain = module._Norm.apply(x, norm.weight, norm.variance_epsilon), norm(x)
+    close = {"atol": 1e-6, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 0, "rtol": 2**-7}  # a step of bf16
+    torch.testing.assert_close(ours, plain, **close)
+    left, right = (torch.autograd.grad(y.float().sin().sum(), x)[0].float() for y in (ours, plain))
+    assert_close_relative(left, right, 1e-5 if dtype == torch.float32 else 0.02)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("heights", [(), (4,), (4, 3, 2)])
+def test_products_side_by_side(heights, bias):
+    x, weight = double(5, 6), double(sum(heights) or 4, 6, seed=1).detach()
+    shift = double(len(weight), seed=2).detach() if bias else None
+    pairs = [(double(2, 6, seed=3 + i), double(height, 2, seed=9 + i)) for i, height in enumerate(heights)]
+    thin = [part for pair in pairs for part in pair]
+    product = lambda x, *thin: module._Products.apply(x, weight, shift, 1.7, *thin)  # noqa: E731
+    plain = F.linear(x, weight, shift)
+    if heights:
+        plain = plain + 1.7 * torch.cat([x @ a.T @ b.T for a, b in pairs], 1)
+    torch.testing.assert_close(product(x, *thin), plain)
+    assert torch.autograd.gradcheck(product, (x, *thin))
+    if heights:
+        assert torch.autograd.gradcheck(lambda *thin: product(x.detach(), *thin), thin)  # as in the first block
+
+
+def test_rotation_by_hand():
+    cosine, sine = angles(2, 5, 8)
+    x = double(2, 5, 3, 8).detach()
+    plain, _ = apply_rotary_pos_emb(x, x, cosine, sine, unsqueeze_dim=0)
+    turned = module._rotate_(x.clone(), cosine, signed(sine))
+    torch.testing.assert_close(turned, plain.view_as(turned))
+    torch.testing.assert_close(module._rotate_(turned, cosine, -signed(sine)), x)
+
+
+@pytest.mark.parametrize(("heads", "key_heads"), [(4, 2), (3, 3), (6, 1)])
+def test_tree_attention_by_hand(heads, key_heads):
+    trees, length, size = 2, 5, 6
+    (cosine, sine), projected = angles(trees, length, size), double(trees * length, (heads + 2 * key_heads) * size)
+    seen = torch.rand(trees, 1, length, length, generator=torch.Generator().manual_seed(2)) < 0.5
+    mask = torch.zeros(seen.shape, dtype=torch.double)
+    mask.masked_fill_(~(seen | torch.eye(length, dtype=torch.bool)), torch.finfo(torch.double).min)
+    ours = lambda p: module._TreeAttention.apply(p, cosine, signed(sine), mask, key_heads)  # noqa: E731
+
+    def plain(projected):
+        parts = projected.view(trees, length, -1, size).transpose(1, 2).split([heads, key_heads, key_heads], 1)
+        query, key = apply_rotary_pos_emb(*parts[:2], cosine[:, :, 0], sine[:, :, 0])
+        output = F.scaled_dot_product_attention(query, key, parts[2], mask, enable_gqa=True)
+        return output.transpose(1, 2).reshape(trees * length, -1)
+
+    torch.testing.assert_close(ours(projected), plain(projected))
+    assert torch.autograd.gradcheck(ours, projected)
+
+
+def test_the_gated_perceptron_by_hand():
+    both = double(5, 12)
+    torch.testing.assert_close(module._Gated.apply(both), F.silu(both[:, :6]) * both[:, 6:])
+    assert torch.autograd.gradcheck(module._Gated.apply, both)
+
+
+@pytest.fixture(scope="module")
+def tiny_qwen_folder(tiny_tokenizer, tmp_path_factory):
+    "A random Qwen2 of two layers; its queries, keys and values have biases."
+    folder = tmp_path_factory.mktemp("tiny-qwen")
+    config = Qwen2Config(vocab_size=len(tiny_tokenizer), hidden_size=48, intermediate_size=80, num_hidden_layers=2,
+                         num_attention_heads=6, num_key_value_heads=2, eos_token_id=tiny_tokenizer.eos_token_id)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Qwen2ForCausalLM(config)
+        for block in model.model.layers:
+            for layer in (block.self_attn.q_proj, block.self_attn.k_proj, block.self_attn.v_proj):
+                torch.nn.init.normal_(layer.bias)
+        model.save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def load_any(tiny_model_folder, tiny_qwen_folder):
+    "A function that loads a tiny model of an architecture, with a filled adapter or without one."
+
+    def load(name, rank=4, dtype="float32"):
+        folder = {"llama": tiny_model_folder, "qwen": tiny_qwen_folder}[name]
+        model = LanguageModel.load(str(folder), rank, "cpu", dtype)
+        for i, layer in enumerate(model.adapted.values()):
+            layer.lora_b.data.normal_(std=0.2, generator=torch.Generator().manual_seed(i))
+        return model
+
+    return load
+
+
+def the_library_way(monkeypatch):
+    monkeypatch.setattr(LanguageModel, "_can_fuse", lambda self: False)
+
+
+@pytest.mark.parametrize("sizes", [{}, {"tokens_per_tree": 25, "tokens_per_batch": 60}])
+@pytest.mark.parametrize("name", ["llama", "qwen"])
+def test_by_hand_as_by_the_library(load_any, monkeypatch, name, sizes):
+    "Scores, and the gradient of every parameter relative to the largest one."
+    model, examples = load_any(name), random_examples(1)
+    assert model._can_fuse()
+    hand = tree_scores(model, examples, **sizes)
+    mine = gradient_of(model, hand)
+    the_library_way(monkeypatch)
+    library = tree_scores(model, examples, **sizes)
+    torch.testing.assert_close(torch.cat(hand), torch.cat(library), atol=1e-5, rtol=1e-5)
+    theirs = gradient_of(model, library)
+    assert abs(mine - theirs).max() <= 1e-5 * abs(theirs).max()
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen"])
+def test_by_hand_without_an_adapter(load_any, monkeypatch, name):
+    examples, bare, model = random_examples(2), load_any(name, rank=0), load_any(name)
+    ours = torch.cat(bare.log_probabilities(examples))
+    with model.without_adapter():
+        torch.testing.assert_close(torch.cat(model.log_probabilities(examples)), ours, atol=0, rtol=0)
+        assert not torch.cat(tree_scores(model, examples)).requires_grad
+    assert abs(torch.cat(model.log_probabilities(examples)) - ours).max() > 1e-3
+    the_library_way(monkeypatch)
+    torch.testing.assert_close(torch.cat(bare.log_probabilities(examples)), ours, atol=1e-5, rtol=1e-5)
+
+
+def test_by_hand_in_bf16_is_as_close_to_fp32_as_the_library(load_any, monkeypatch):
+    examples = random_examples(3)
+    exact = torch.cat(load_any("llama").log_probabilities(examples))
+    model = load_any("llama", dtype="bfloat16")
+    hand = tree_scores(model, examples)
+    mine, errors = gradient_of(model, hand), [abs(torch.cat(hand).detach() - exact).mean()]
+    the_library_way(monkeypatch)
+    library = tree_scores(model, examples)
+    errors.append(abs(torch.cat(library).detach() - exact).mean())
+    assert errors[0] < 1.5 * errors[1]
+    assert F.cosine_similarity(mine, gradient_of(model, library), dim=0) > 0.995
+
+
+def test_weights_that_are_joined_are_stored_once(load_any):
+    model, examples = load_any("qwen"), random_examples(4)
+    before = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
+    quiet = torch.cat(model.log_probabilities(examples))  # joined where nothing keeps gradients
+    loud = tree_scores(model, examples)
+    assert torch.equal(torch.cat(loud).detach(), quiet)
+    gradient_of(model, loud)  # and yet good for a backward pass
+    attention = model.network.model.layers[1].self_attn
+    storages = {getattr(attention, name).weight.untyped_storage().data_ptr() for name in ("q_proj", "k_proj", "v_proj")}
+    assert storages == {model._joined()[1][0][0].untyped_storage().data_ptr()}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.network.state_dict().items())
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_two_models_of_a_folder_join_its_weights_once(load_any, late):
+    "Loaded before the first one is joined, or after."
+    first, examples = load_any("qwen"), random_examples(4)
+    second = load_any("qwen") if not late else None
+    scores = torch.cat(first.log_probabilities(examples))
+    second = second or load_any("qwen")
+    assert torch.equal(torch.cat(second.log_probabilities(examples)), scores)
+    gradient_of(second, tree_scores(second, examples))
+    wholes = [[whole.data_ptr() for block in model._joined() for whole, *_ in block] for model in (first, second)]
+    assert wholes[0] == wholes[1]
+    assert all(p.data_ptr() == frozen(first)[name].data_ptr() for name, p in frozen(second).items())
+
+
+def test_without_gradients_nothing_is_kept(tiny):
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        tiny.log_probabilities(random_examples(5))
+        with torch.no_grad():
+            tree_scores(tiny, random_examples(5))
+        assert not kept
+        tree_scores(tiny, random_examples(5))
+    assert kept
+
+
+@pytest.mark.parametrize("reason", ["exact sums", "another device", "another architecture", "none"])
+def test_who_goes_through_the_library(load_tiny, monkeypatch, reason):
+    model, calls = load_tiny(exact=reason == "exact sums"), []
+    forward = model.network.model.forward
+    monkeypatch.setattr(model.network.model, "forward", lambda *a, **k: (calls.append(1), forward(*a, **k))[1])
+    if reason == "another architecture":
+        monkeypatch.setattr(module, "_LLAMA_LIKE", ("GemmaForCausalLM",))
+    can = model._can_fuse()
+    if reason == "another device":
+        model.placement = model.placement._replace(device="mps")
+        assert not model._can_fuse()
+    else:
+        model.log_probabilities([Example([1, 2], [3])])
+        assert bool(calls) == (reason != "none") and can == (reason == "none")
 
 
 # ---------------------------------------------------------------- only the completion carries loss
