@@ -208,9 +208,11 @@ def _pair_fault(part: str, page: dict[str, bool | None], whole: bool) -> str:
         name, on, said = mark[1], mark[2] == "on", mark[3] == "yes"
         return f"{name!r} is not {mark[2]}" if page.get(name) is not on else "a wrong verdict" if said != on else ""
     pair = re.fullmatch(r"(.+?) for (.+) (yes|no)", part)
-    if not pair or not whole:  # what a button is for may be meant otherwise: Close for x
+    if not pair:
         return ""
     held, name, said = pair[1], pair[2], pair[3] == "yes"
+    if not whole:  # what a button is for may be meant otherwise, Close for x; not where the page holds an x
+        return f"the page holds {name!r}, which is not {held!r}" if said and held != name and name in page else ""
     if held != "nothing" and held not in page:
         return f"the page does not hold {held!r}"
     return f"{held!r} for {name!r}: a wrong verdict" if said != (held == name) else ""

@@ -258,6 +258,8 @@ def test_marks_are_looked_up(check, fault):
 def test_what_wins_may_be_meant_otherwise():
     trace = "Task names x. It clicks button Close. Check: Close for x yes. This ends the task well."
     assert trace_fault(trace, 'Click the button labeled "x".', "[1] button 'Close'\n[2] button 'OK'") == ""
+    page = "[1] button 'Close'\n[2] button 'x'"
+    assert trace_fault(trace, 'Click the button labeled "x".', page) == "the page holds 'x', which is not 'Close'"
 
 
 # ---------------------------------------------------------------- the question
