@@ -368,6 +368,9 @@ def _share_weights(network: torch.nn.Module, folder: str, placement: Placement) 
         if name in held and torch.equal(held[name], parameter):  # not where the folder has changed since
             place, _, leaf = name.rpartition(".")
             setattr(network.get_submodule(place), leaf, held[name])
+    if first is network and placement.device == "cpu":  # the file stays in memory while one tensor lies in it
+        for parameter in network.parameters():
+            parameter.data = parameter.data.clone()
 
 
 @patch(cls_method=True)
@@ -882,6 +885,8 @@ class TokenScores(NamedTuple):
 @patch
 def _tree_scores(self: LanguageModel, trees, examples, places, temperature, full=False, head=None) -> list:
     "For the completions of one padded batch of trees: log-probabilities, or in full `TokenScores`."
+    if torch.is_grad_enabled():
+        self.__dict__.pop("_fused", None)  # the sampler's packed weights, below: the adapter is about to change
     tokens, positions, mask = _tree_inputs(trees, self.end, self.placement)
     paths = [(tree, path[len(e.prompt):]) for e, (tree, path) in zip(examples, places, strict=True)]
     wanted = sorted({(tree, node) for tree, path in paths for node in path})  # each distinct token once

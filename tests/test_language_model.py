@@ -275,6 +275,14 @@ def test_two_models_of_a_folder_hold_its_weights_once(tiny_model_folder, tmp_pat
     assert not {p.data_ptr() for p in frozen(other).values()} & {p.data_ptr() for p in frozen(first).values()}
 
 
+@pytest.mark.skipif(not module.Path("/proc/self/maps").exists(), reason="needs Linux")
+def test_the_file_of_weights_does_not_stay_in_memory(tiny_model_folder, tmp_path):
+    folder = tmp_path / "mapped"
+    module.shutil.copytree(tiny_model_folder, folder)
+    model = LanguageModel.load(str(folder), 2, device="cpu", dtype="float32")
+    assert str(folder) not in module.Path("/proc/self/maps").read_text() and frozen(model)
+
+
 # ---------------------------------------------------------------- placement
 
 
@@ -874,6 +882,16 @@ def test_weights_that_are_joined_are_stored_once(load_any):
     storages = {getattr(attention, name).weight.untyped_storage().data_ptr() for name in ("q_proj", "k_proj", "v_proj")}
     assert storages == {model._joined()[1][0][0].untyped_storage().data_ptr()}
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.network.state_dict().items())
+
+
+def test_training_lets_go_of_the_samplers_packed_weights(load_any):
+    model, examples = load_any("llama", dtype="bfloat16"), random_examples(4)
+    before = model.sample([[3, 4, 5]], 6, temperature=0)[0].tokens
+    model.log_probabilities(examples)
+    assert "_fused" in model.__dict__  # measuring changes nothing
+    gradient_of(model, tree_scores(model, examples))
+    assert "_fused" not in model.__dict__
+    assert model.sample([[3, 4, 5]], 6, temperature=0)[0].tokens == before
 
 
 @pytest.mark.parametrize("late", [False, True])
