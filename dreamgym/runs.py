@@ -55,7 +55,7 @@ class _Experience:
     browsers: int = size(3, "browsers at once", "at most 4 parallel sessions on WebArena (App. A)")
     maximum_steps: int = size(4, "actions per episode", elsewhere="verl-agent's scripts: 15 and 50")
     offline_seeds_per_kind: int = size(80, "tasks", paper="3,600 to 5,200 trajectories a benchmark (App. A)")
-    start_seeds_per_kind: int = size(160, "first pages for training in the dream")
+    start_seeds_per_kind: int = size(40, "first pages for training in the dream")
     branches: int = size(3, "wrong-action branches per task")
     lora_rank: int = size(16, "rank")
     demonstration_seeds_per_kind: int = size(6, "oracle trajectories")
@@ -103,8 +103,8 @@ CPU_KINDS = ("click-button", "click-link", "click-option", "click-checkboxes", "
 _SCALES = {
     "quick": {},
     "cpu": dict(kinds=CPU_KINDS, maximum_steps=6, offline_seeds_per_kind=24, experience_token_budget=400_000,
-                start_seeds_per_kind=40, warm_start_epochs=2, iterations=12, tasks_per_iteration=28, test_per_kind=10,
-                development_per_kind=4, quality_steps=200, retrieved=2),
+                warm_start_epochs=2, iterations=12, tasks_per_iteration=28, test_per_kind=10, development_per_kind=4,
+                quality_steps=200, retrieved=2),
     "gpu": dict(model="Qwen/Qwen2.5-1.5B-Instruct", kinds=CPU_KINDS, maximum_steps=6, offline_seeds_per_kind=100,
                 lora_rank=32, experience_token_budget=4_000_000, iterations=60, tasks_per_iteration=28,
                 policy_learning_rate=2e-4, test_per_kind=25, retrieved=3, history_length=4),
