@@ -58,7 +58,7 @@ class _Experience:
     start_seeds_per_kind: int = size(40, "first pages for training in the dream")
     branches: int = size(3, "wrong-action branches per task")
     lora_rank: int = size(16, "rank")
-    demonstration_seeds_per_kind: int = size(6, "oracle trajectories")
+    demonstrations_per_step: int = size(2, "oracle trajectories per step of a task type's longest one")
     warm_start_epochs: int = size(4, "epochs")
     warm_start_learning_rate: float = size(1e-3, "per step")
     experience_epochs: int = size(1, "epochs", elsewhere="an introduction: 5")
@@ -77,8 +77,8 @@ class _Experience:
 @dataclass(frozen=True)
 class Scale(_Experience):
     "Every size of a run in one place. The code is the same at all scales; only these numbers change."
-    iterations: int = size(8, "policy updates in the dream", paper="curves of about 150 steps (Fig. 3)")
-    tasks_per_iteration: int = size(24, "tasks", elsewhere="verl-agent's scripts: 16")
+    iterations: int = size(6, "policy updates in the dream", paper="curves of about 150 steps (Fig. 3)")
+    tasks_per_iteration: int = size(16, "tasks", elsewhere="verl-agent's scripts: 16")
     algorithm: str = size("grpo", "grpo, dr_grpo, dapo, gspo or ppo", "GRPO and PPO (Table 1)")
     group_size: int = size(8, "rollouts per task", elsewhere="verl-agent's scripts: 8")
     policy_learning_rate: float = size(4e-4, "per step", elsewhere="verl-agent's scripts: 1e-6, no LoRA")
@@ -93,6 +93,7 @@ class Scale(_Experience):
     value_threshold: float = size(0.1, "reward variance", elsewhere="an introduction: > 0.25, never reached")
     transfer_group_size: int = size(4, "rollouts per task of the transfer: a small budget wants small groups")
     transfer_rate: float = size(0.25, "share of the policy's learning rate in the transfer")
+    transfer_epochs: int = size(4, "passes over the transfer's rollouts, a step each")
     transfer_share: float = size(0.1, "share of the real baseline's transitions", "5K of 80K transitions")
 
 # %% ../nbs/01_runs.ipynb #496e4afa
@@ -103,8 +104,8 @@ CPU_KINDS = ("click-button", "click-link", "click-option", "click-checkboxes", "
 _SCALES = {
     "quick": {},
     "cpu": dict(kinds=CPU_KINDS, maximum_steps=6, offline_seeds_per_kind=24, experience_token_budget=400_000,
-                warm_start_epochs=2, iterations=12, tasks_per_iteration=28, test_per_kind=10, development_per_kind=4,
-                quality_steps=200, retrieved=2),
+                warm_start_epochs=2, demonstrations_per_step=1, iterations=8, tasks_per_iteration=28,
+                test_per_kind=10, development_per_kind=4, quality_steps=200, retrieved=2),
     "gpu": dict(model="Qwen/Qwen2.5-1.5B-Instruct", kinds=CPU_KINDS, maximum_steps=6, offline_seeds_per_kind=100,
                 lora_rank=32, experience_token_budget=4_000_000, iterations=60, tasks_per_iteration=28,
                 policy_learning_rate=2e-4, test_per_kind=25, retrieved=3, history_length=4),

@@ -18,10 +18,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
-from .curriculum import balanced
+from .curriculum import mix_tasks
 from .environments import MiniWobBatch, panel_hash, start_tasks
 from .evaluation import Fidelity, bootstrap_mean, evaluation
 from .policy_optimization import Learner
@@ -55,14 +54,13 @@ def rollouts_within(
     temperature: float = 1.0,
     seed: int = 0,
 ) -> list[Rollout]:
-    "Group by group until the next one could exceed the budget."
-    output, used = [], 0
-    for number, task in enumerate(tasks):
-        if used + group_size * environment.maximum_steps > budget:
-            break
-        group = collect_rollouts(agent, environment, [task], group_size, temperature, derive_seed(seed, number))
-        output += [r._replace(group=number) for r in group]
-        used += sum(len(r.trajectory) for r in group)
+    "As many groups as surely fit, together; then again, until the next one could exceed the budget."
+    output, used, number = [], 0, 0
+    while chosen := tasks[number:number + (budget - used) // (group_size * environment.maximum_steps)]:
+        groups = collect_rollouts(agent, environment, chosen, group_size, temperature, derive_seed(seed, number))
+        output += [r._replace(group=number + r.group) for r in groups]
+        used += sum(len(r.trajectory) for r in groups)
+        number += len(chosen)
     return output
 
 # %% ../nbs/12_sim_to_real.ipynb #d2267a75
@@ -74,11 +72,12 @@ def sim_to_real(run: Run) -> Path:  # folder of the adapter
     def make(path: Path) -> None:
         agent = new_agent(run, before)
         rate = run.scale.policy_learning_rate * run.scale.transfer_rate
-        settings = replace(settings_of(run.scale), minibatches=1, learning_rate=rate)
+        settings = replace(settings_of(run.scale), minibatches=1, epochs=run.scale.transfer_epochs, learning_rate=rate)
         state = LoopState(agent, Learner(agent.model, settings), None)
         state.learner.load(before.parent)  # Adam's moments, and PPO's critic
         seed = derive_seed(run.seed, "transfer")
-        tasks = balanced(start_tasks(run), 10_000, np.random.default_rng(seed))
+        starts, values = start_tasks(run), json.loads((before.parent / "kind_values.json").read_text(encoding="utf-8"))
+        tasks = mix_tasks(starts, [], len(starts), 0.0, seed, values)  # most of what the dream was unsure of
         with MiniWobBatch(run.scale.browsers, run.scale.maximum_steps) as environment:
             rollouts = rollouts_within(agent, environment, tasks, run.scale.transfer_group_size, budget,
                                        run.scale.temperature, seed)

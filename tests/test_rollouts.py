@@ -6,7 +6,7 @@ import torch
 from conftest import ScriptedModel
 
 from dreamgym import rollouts as module
-from dreamgym.environments import BatchEnvironment, BatchOf, InvalidAction, check_action, parse_action
+from dreamgym.environments import BatchEnvironment, BatchOf, InvalidAction, check_action, parse_action, sample_trajectories
 from dreamgym.experience_model import DreamBatch, Imagined
 from dreamgym.language_model import Example, LanguageModel, choose_placement
 from dreamgym.rollouts import (
@@ -16,6 +16,7 @@ from dreamgym.rollouts import (
     agent_prompt,
     collect_rollouts,
     demonstrations,
+    ids_last,
     imitation_examples,
     new_agent,
     warm_start,
@@ -101,17 +102,31 @@ class Patient(BatchEnvironment):
 def test_a_prompt_shows_the_newest_page_and_a_short_past():
     task = bell(2)
     text = agent_prompt(task, PAGE, ["first", "second", "third"], 2)
-    assert text == f"Task: Ring 2 times.\nPage:\n{PAGE}\nPast: second; third\nAction:"
-    bare = f"Task: Ring 2 times.\nPage:\n{PAGE}\nAction:"
+    assert text == f"Task: Ring 2 times.\nPage:\n{ids_last(PAGE)}\nPast: second; third\nTask: Ring 2 times.\nAction:"
+    bare = f"Task: Ring 2 times.\nPage:\n{ids_last(PAGE)}\nTask: Ring 2 times.\nAction:"
     assert agent_prompt(task, PAGE, ["first"], 0) == agent_prompt(task, PAGE) == bare
     assert "first; second; third" in agent_prompt(task, PAGE, ["first", "second", "third"], 9)
+
+
+def test_ids_move_behind_their_words_and_nothing_is_lost():
+    pages = {s.state for t in sample_trajectories() for s in t.transitions}
+    for page in pages:
+        for line, turned in zip(page.split("\n"), ids_last(page).split("\n"), strict=True):
+            number, _, words = line.partition(" ")
+            assert turned == (f"{words} {number}" if line.startswith("[") else line)
+    assert sum(page.count("\n[") for page in pages) > 100
+
+
+@pytest.mark.parametrize("state", ["", "go north", "[x] door", "[1]", "[1]door", "text [1] door", " [1] door", "[-1] door"])
+def test_what_is_no_element_line_stays(state):
+    assert ids_last(state) == state
 
 
 @pytest.mark.parametrize("length", [0, 1, 2])
 def test_history_is_as_long_as_asked(length):
     model = scripted()
     collect_rollouts(Agent(model, history_length=length), BatchOf(Bell), [bell(4)])
-    pasts = [prompt.partition("Past: ")[2].split("\nAction")[0] for (prompt,), *_ in model.calls]
+    pasts = [prompt.partition("Past: ")[2].split("\nTask")[0] for (prompt,), *_ in model.calls]
     assert [past.count("clicks button ring") for past in pasts] == [min(turn, length) for turn in range(4)]
 
 
@@ -308,9 +323,18 @@ def run_with_data(quick_run):
 
 def test_demonstrations_are_few_and_by_the_oracle(run_with_data):
     chosen = demonstrations(run_with_data)
-    limit = run_with_data.scale.demonstration_seeds_per_kind
+    limit = 2 * run_with_data.scale.demonstrations_per_step  # these episodes have two steps
     assert [t.task.id for t in chosen] == [f"{kind}/{n}" for n in range(limit) for kind in ("a", "b")]
     assert {t.source for t in chosen} == {"oracle"}
+
+
+def test_long_task_types_get_more_demonstrations(quick_run):
+    long = [shown("long", n, "oracle") for n in range(30)]
+    short = [t.model_copy(update={"task": t.task.model_copy(update={"kind": "short", "id": f"short/{n}"}),
+                                  "transitions": t.transitions[-1:]}) for n, t in enumerate(long)]
+    write_trajectories(quick_run.path / "offline.jsonl", long + short)
+    kinds = [t.task.kind for t in demonstrations(quick_run)]
+    assert kinds.count("long") == 2 * kinds.count("short") == 2 * quick_run.scale.demonstrations_per_step
 
 
 def test_goals_take_turns_among_the_demonstrations(quick_run):
@@ -319,7 +343,7 @@ def test_goals_take_turns_among_the_demonstrations(quick_run):
     trajectories = [t.model_copy(update={"task": t.task.model_copy(update={"goal": goal})})
                     for t, goal in zip(trajectories, goals, strict=True)]
     write_trajectories(quick_run.path / "offline.jsonl", trajectories)
-    assert [t.task.id for t in demonstrations(quick_run)] == ["a/0", "a/7", "a/9", "a/1", "a/10", "a/2"]
+    assert [t.task.id for t in demonstrations(quick_run)] == ["a/0", "a/7", "a/9", "a/1"]
 
 
 def test_the_warm_start_is_a_stage(run_with_data, tiny_model_folder, monkeypatch):
@@ -330,7 +354,7 @@ def test_the_warm_start_is_a_stage(run_with_data, tiny_model_folder, monkeypatch
     folder = warm_start(run_with_data)
     assert folder == run_with_data.path / "agent" / "warm_start"
     record = run_with_data.metrics()["warm_start"]
-    assert record["examples"] == 2 * 2 * run_with_data.scale.demonstration_seeds_per_kind and record["losses"]
+    assert record["examples"] == 2 * 2 * 2 * run_with_data.scale.demonstrations_per_step and record["losses"]
     before = (folder / "adapter_model.safetensors").read_bytes()
     monkeypatch.setattr(module, "demonstrations", lambda run: pytest.fail("it was built a second time"))
     assert warm_start(run_with_data) == folder and (folder / "adapter_model.safetensors").read_bytes() == before
