@@ -2,9 +2,13 @@
 
 import csv
 import json
+from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
+from dreamgym import sim_to_real as module
+from dreamgym.rollouts import Rollout
 from dreamgym.runs import Run, Scale
 from dreamgym.sim_to_real import (
     AcrossSeeds,
@@ -13,12 +17,14 @@ from dreamgym.sim_to_real import (
     fidelity_rows,
     merge_rows,
     real_budget,
+    rollouts_within,
     save_results,
     type_rows,
 )
-from dreamgym.trajectories import atomic_write_json
+from dreamgym.trajectories import Task, Trajectory, Transition, atomic_write_json
 
 KEYS = ("scale", "seed", "agent")
+PAGE = "[1] button 'Go'"
 
 
 def read(path):
@@ -88,6 +94,90 @@ def test_the_budget_follows_the_baseline_where_it_was_run(tmp_path):
     assert real_budget(run) == 20, "half a baseline is none"
     iteration(run, "real", 2, 300)
     assert real_budget(run) == 60
+
+
+def played(task, steps):
+    "One episode of so many steps."
+    step = Transition(state=PAGE, action="click 1", next_state=PAGE, reward=0.0, done=False)
+    return Trajectory(task=task, transitions=(step,) * steps, source="agent", real=True, truncated=True)
+
+
+def spending(steps, calls=None):
+    "A `collect_rollouts` whose episodes take as many steps as `steps` says of their task."
+    def collect(agent, environment, tasks, group_size, temperature, seed):
+        (calls if calls is not None else []).append(len(tasks))
+        return [Rollout(played(task, steps(task)), (), i) for i, task in enumerate(tasks) for _ in range(group_size)]
+
+    return collect
+
+
+class Pages:
+    "Where episodes end after four steps at the latest."
+
+    maximum_steps = 4
+
+    def __init__(self, *sizes):
+        self.sizes = sizes
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+
+def some_tasks(count, kind="a"):
+    return [Task(id=f"{kind}/{n}", kind=kind, seed=n, goal=f"Do {n}.", start_state=PAGE) for n in range(count)]
+
+
+@pytest.mark.parametrize("budget", [0, 7, 8, 9, 40, 41, 100, 1000])
+@pytest.mark.parametrize("steps", [lambda task: 4, lambda task: 1, lambda task: 1 + task.seed % 4])
+def test_a_budget_is_spent_and_never_exceeded(budget, steps, monkeypatch):
+    calls, tasks = [], some_tasks(30)
+    monkeypatch.setattr(module, "collect_rollouts", spending(steps, calls))
+    rollouts = rollouts_within(None, Pages(), tasks, 2, budget)
+    groups = [r.group for r in rollouts]
+    assert groups == [n for n in range(len(groups) // 2) for _ in range(2)]
+    assert [r.trajectory.task for r in rollouts[::2]] == tasks[:len(groups) // 2]
+    rest = budget - sum(len(r.trajectory) for r in rollouts)
+    assert 0 <= rest and (rest < 2 * Pages.maximum_steps or len(groups) == 60)
+    assert len(calls) <= 1 + len(groups) // 4, "groups that surely fit are played together"
+
+
+def test_the_transfer_asks_most_for_what_the_dream_is_unsure_of(tmp_path, monkeypatch):
+    run = Run.open(tmp_path / "run", Scale.named("quick", transfer_epochs=3, transfer_rate=0.5), 0)
+    before = tmp_path / "0006" / "agent"
+    before.mkdir(parents=True)
+    atomic_write_json(before.parent / "kind_values.json", {"a": 0.05, "b": 0.25})
+    updates = []
+
+    class Pupil:
+        def __init__(self, model, settings):
+            self.settings = settings
+
+        def load(self, folder):
+            assert folder == before.parent
+
+        def update(self, rollouts, seed):
+            updates.append((self.settings, rollouts))
+            return {}
+
+    replaced = {"dream_training": lambda run: before, "real_budget": lambda run: 16 * 12, "MiniWobBatch": Pages,
+                "new_agent": lambda run, folder: SimpleNamespace(model=None), "Learner": Pupil,
+                "start_tasks": lambda run: some_tasks(40) + some_tasks(40, "b"),
+                "collect_rollouts": spending(lambda task: 4),
+                "_write_iteration": lambda path, *rest: path.mkdir(parents=True)}
+    for name, value in replaced.items():
+        monkeypatch.setattr(module, name, value)
+    module.sim_to_real(run)
+    (settings, rollouts), = updates
+    kinds = Counter(r.trajectory.task.kind for r in rollouts[::run.scale.transfer_group_size])
+    assert kinds == {"b": 10, "a": 2}, "in proportion to V"
+    assert (settings.epochs, settings.minibatches) == (3, 1)
+    assert settings.learning_rate == 0.5 * run.scale.policy_learning_rate
+    assert run.metrics()["sim_to_real"] == {"budget": 192, "transitions": 192, "episodes": 48}
+    module.sim_to_real(run)
+    assert len(updates) == 1, "once"
 
 
 def test_the_gates_become_rows(tmp_path):
