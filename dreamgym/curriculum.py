@@ -207,6 +207,7 @@ def mix_tasks(
     share: float = 0.2,  # λ: synthetic tasks make up at most this share
     seed: int = 0,
     values: Mapping[str, float] | None = None,  # task type -> V, see `kind_values`; None: task types in turn
+    smallest: float = 0.05,  # V that a task type counts with at least, so that none is forgotten
 ) -> list[Task]:
     "The tasks of the next iteration: most of the task types that teach most, at most λ of them synthetic."
     if not 0 <= share <= 1:
@@ -215,8 +216,8 @@ def mix_tasks(
     invented = list(synthetic)
     random.shuffle(invented)
     number = min(len(invented), int(share * count + 1e-9))
-    kinds = {task.kind for task in real}  # the smallest share is a fifth of the largest V there can be
-    shares = values and {kind: max(0.05, values.get(kind, 0.25)) for kind in kinds}
+    kinds = {task.kind for task in real}  # what nobody has played yet counts with the largest V there can be
+    shares = values and {kind: max(smallest, values.get(kind, 0.25)) for kind in kinds}
     chosen = balanced(real, count - number, random, shares)
     while number > share * (number + len(chosen)) + 1e-9:  # too few real tasks: the cap still holds
         number -= 1

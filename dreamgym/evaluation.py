@@ -25,7 +25,7 @@ from dreamgym.experience_model import (
     ExperienceModel,
     Imagined,
     annotated_steps,
-    experience_steps,
+    held_out_steps,
     judge_answers,
 )
 from .replay_buffer import grounded_model
@@ -258,7 +258,7 @@ def first_gate(run: Run) -> dict:  # the row of `Fidelity`
         buffer.freeze()
         with MiniWobBatch(run.scale.browsers, run.scale.maximum_steps) as environment:
             run.progress("fidelity gate", 0, 1)
-            fidelity = measure_fidelity(agent, model, environment, development_tasks(run), 1, 1.0,
+            fidelity = measure_fidelity(agent, model, environment, development_tasks(run), 1, run.scale.temperature,
                                         derive_seed(run.seed, "gate"))
         atomic_write_json(path, fidelity.row())
         run.record("fidelity", before=fidelity.row())
@@ -269,22 +269,22 @@ def first_gate(run: Run) -> dict:  # the row of `Fidelity`
 def model_quality(run: Run) -> dict[str, dict]:  # variant -> what `judge_answers` says
     "The experience model on held-out real transitions: full, and without suspicion, retrieval, reasoning or history. Once."
     def make(path: Path) -> None:
-        (model, buffer), (_, held) = grounded_model(run), experience_steps(run)
+        model, buffer = grounded_model(run)
         buffer.freeze()
+        held = held_out_steps(run)
         order = np.random.default_rng(derive_seed(run.seed, "quality")).permutation(len(held))
         held = [held[i] for i in order[: run.scale.quality_steps].tolist()]
-        bare = [s._replace(query=s.query._replace(demonstrations=())) for s in held]
-        blind = [s._replace(query=s.query._replace(history=())) for s in bare]
-        answers = model.imagine([s.query for s in bare])
+        blind = [s._replace(query=s.query._replace(history=())) for s in held]
+        answers = model.imagine([s.query for s in held])
         trusted = [a._replace(reward=1.0) if a.doubt else a for a in answers]
-        output = {"full": judge_answers(bare, answers), "every success believed": judge_answers(bare, trusted)}
+        output = {"full": judge_answers(held, answers), "every success believed": judge_answers(held, trusted)}
         output["without history"] = judge_answers(blind, model.imagine([s.query for s in blind]))
         retrieve, model.retrieve = model.retrieve, None
         model.forget()
-        output["without retrieval"] = judge_answers(bare, model.imagine([s.query for s in bare]))
+        output["without retrieval"] = judge_answers(held, model.imagine([s.query for s in held]))
         model.retrieve, model.reasoning = retrieve, False
         model.forget()
-        output["without reasoning"] = judge_answers(bare, model.imagine([s.query for s in bare]))
+        output["without reasoning"] = judge_answers(held, model.imagine([s.query for s in held]))
         atomic_write_json(path, output)
         run.record("experience_model", quality=output["full"])
 

@@ -9,7 +9,7 @@ __all__ = ['Retriever', 'Demonstration', 'Query', 'demonstration_of', 'experienc
            'Imagined', 'render_answer', 'AnswerError', 'parse_answer', 'transition_text', 'nearest_rows', 'ground',
            'ExperienceModel', 'choose_steps', 'judgement_examples', 'DreamBatch', 'DreamEnvironment',
            'variation_prompt', 'variation_examples', 'judge_answers', 'split_steps', 'new_experience_model',
-           'experience_steps', 'experience_model', 'load_experience_model']
+           'training_steps', 'held_out_steps', 'experience_model', 'load_experience_model']
 
 # %% ../nbs/05_experience_model.ipynb #be9f0750
 import re
@@ -629,10 +629,15 @@ def new_experience_model(run: Run) -> ExperienceModel:
     return ExperienceModel(model, run.scale.history_length)
 
 
-def experience_steps(run: Run) -> tuple[list[ExperienceExample], list[ExperienceExample]]:
-    "The annotated steps of a run, grounded: for training, and held out."
+def training_steps(run: Run) -> list[ExperienceExample]:
+    "The annotated steps of a run that the model learns from, grounded."
     steps = annotated_steps(read_trajectories(annotated_data(run)))
-    return split_steps(ground(steps, Embedder(), run.scale.retrieved, keep=0.7, seed=run.seed))
+    return split_steps(ground(steps, Embedder(), run.scale.retrieved, keep=0.7, seed=run.seed))[0]
+
+
+def held_out_steps(run: Run) -> list[ExperienceExample]:
+    "The annotated steps of held-out tasks. Their demonstrations come from the buffer of chapter 06."
+    return split_steps(annotated_steps(read_trajectories(annotated_data(run))))[1]
 
 # %% ../nbs/05_experience_model.ipynb #ad979e6d
 def experience_model(
@@ -640,7 +645,7 @@ def experience_model(
 ) -> Path:  # experience_model/ in the run directory: an adapter
     "Train the experience model of a run, once."
     def make(path: Path) -> None:
-        sizes, (training, _) = run.scale, experience_steps(run)
+        sizes, training = run.scale, training_steps(run)
         model = new_experience_model(run)
         tasks = [s.query.task for s in training]
         extra = variation_examples(model.model, tasks, sizes.variation_examples, run.seed)

@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -558,10 +559,10 @@ def compare_steps(
 
         held, (model, _) = _held_out(run), grounded_model(run)
         shown = [annotated_steps([t]) for t in choose_episodes(held, episodes)]
-        answers = [model.imagine([s.query for s in steps]) for steps in shown]
         order = np.random.default_rng(derive_seed(run.seed, "endings")).permutation(len(held)).tolist()
         last = [s for i in order if (s := annotated_steps([held[i]])[-1]).transition.done][:endings]
-        judged = list(zip(last, model.imagine([s.query for s in last]), strict=True))
+        answers = iter(model.imagine([s.query for steps in [*shown, last] for s in steps]))
+        answers, judged = [list(islice(answers, len(steps))) for steps in shown], list(zip(last, answers, strict=True))
         wrong = [(s, a) for s, a in judged if (a.done, a.reward) != (True, s.transition.reward)]
         atomic_write_json(path, {"episodes": [_episode(s, a) for s, a in zip(shown, answers, strict=True)],
                                  "mistakes": [_episode([s], [a]) for s, a in wrong],

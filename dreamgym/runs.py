@@ -58,7 +58,7 @@ class _Experience:
     start_seeds_per_kind: int = size(40, "first pages for training in the dream")
     branches: int = size(3, "wrong-action branches per task")
     lora_rank: int = size(16, "rank")
-    demonstrations_per_step: int = size(2, "oracle trajectories per step of a task type's longest one")
+    demonstrations_per_step: float = size(1.5, "oracle trajectories per step of a task type's longest one")
     warm_start_epochs: int = size(4, "epochs")
     warm_start_learning_rate: float = size(1e-3, "per step")
     experience_epochs: int = size(1, "epochs", elsewhere="an introduction: 5")
@@ -85,11 +85,12 @@ class Scale(_Experience):
     policy_warmup: int = size(6, "optimiser steps over which the policy's learning rate rises")
     minibatches: int = size(2, "optimiser steps per batch of rollouts")
     kl_weight: float = size(0.0, "weight of the KL term towards the warm start")
-    dead_weight: float = size(0.5, "weight of groups whose rewards are all equal", "0: GRPO gives them no advantage")
+    dead_weight: float = size(0.0, "weight of groups whose rewards are all equal", "0: GRPO gives them no advantage")
     maximum_kl: float = size(0.02, "nats per token that an update may move the policy")
-    temperature: float = size(1.0, "softmax temperature of rollouts")
+    temperature: float = size(0.8, "softmax temperature of rollouts", elsewhere="Simia-RL's settings: 0.7")
     variations: int = size(3, "variations per seed task (m)", elsewhere="an introduction: 5")
     synthetic_share: float = size(0.2, "share (λ)", "λ bounds the share", elsewhere="an introduction: 0.2")
+    smallest_value: float = size(0.12, "reward variance that a task type counts with at least when tasks are drawn")
     value_threshold: float = size(0.1, "reward variance", elsewhere="an introduction: > 0.25, never reached")
     transfer_group_size: int = size(4, "rollouts per task of the transfer: a small budget wants small groups")
     transfer_rate: float = size(0.25, "share of the policy's learning rate in the transfer")
@@ -105,13 +106,15 @@ _SCALES = {
     "quick": {},
     "cpu": dict(kinds=CPU_KINDS, maximum_steps=6, offline_seeds_per_kind=24, experience_token_budget=400_000,
                 warm_start_epochs=2, demonstrations_per_step=1, iterations=8, tasks_per_iteration=28,
-                test_per_kind=10, development_per_kind=4, quality_steps=200, retrieved=2),
+                temperature=1.0, dead_weight=0.5, smallest_value=0.05, test_per_kind=10, development_per_kind=4,
+                quality_steps=200, retrieved=2),
     "gpu": dict(model="Qwen/Qwen2.5-1.5B-Instruct", kinds=CPU_KINDS, maximum_steps=6, offline_seeds_per_kind=100,
                 lora_rank=32, experience_token_budget=4_000_000, iterations=60, tasks_per_iteration=28,
-                policy_learning_rate=2e-4, test_per_kind=25, retrieved=3, history_length=4),
+                temperature=1.0, policy_learning_rate=2e-4, test_per_kind=25, retrieved=3, history_length=4),
     "paper": dict(model="meta-llama/Llama-3.1-8B-Instruct", kinds=CPU_KINDS, offline_seeds_per_kind=400,
                   lora_rank=64, experience_token_budget=40_000_000, iterations=150, tasks_per_iteration=16,
-                  policy_learning_rate=2e-4, test_per_kind=25, retrieved=3, history_length=8, maximum_steps=15),
+                  temperature=1.0, policy_learning_rate=2e-4, test_per_kind=25, retrieved=3, history_length=8,
+                  maximum_steps=15),
 }
 
 # %% ../nbs/01_runs.ipynb #2ce85113

@@ -74,10 +74,10 @@ def sim_to_real(run: Run) -> Path:  # folder of the adapter
         rate = run.scale.policy_learning_rate * run.scale.transfer_rate
         settings = replace(settings_of(run.scale), minibatches=1, epochs=run.scale.transfer_epochs, learning_rate=rate)
         state = LoopState(agent, Learner(agent.model, settings), None)
-        state.learner.load(before.parent)  # Adam's moments, and PPO's critic
-        seed = derive_seed(run.seed, "transfer")
-        starts, values = start_tasks(run), json.loads((before.parent / "kind_values.json").read_text(encoding="utf-8"))
-        tasks = mix_tasks(starts, [], len(starts), 0.0, seed, values)  # most of what the dream was unsure of
+        state.load(before.parent)  # with Adam's moments, PPO's critic, and the values of the task types
+        seed, starts = derive_seed(run.seed, "transfer"), start_tasks(run)
+        tasks = mix_tasks(  # most of what the dream was unsure of
+            starts, [], len(starts), 0.0, seed, state.values, run.scale.smallest_value)
         with MiniWobBatch(run.scale.browsers, run.scale.maximum_steps) as environment:
             rollouts = rollouts_within(agent, environment, tasks, run.scale.transfer_group_size, budget,
                                        run.scale.temperature, seed)
@@ -155,7 +155,7 @@ def type_rows(run: Run) -> list[dict]:  # one row an agent and task type
 
 def curve_rows(run: Run) -> list[dict]:  # one row an iteration
     "What each iteration measured, in the dream and, where the baseline was run, on real pages."
-    names = ("return", "dead_groups", "entropy", "update_kl", "clip_fraction", "invalid", "transitions")
+    names = ("return", "dead_groups", "entropy", "update_kl", "step_kept", "clip_fraction", "invalid", "transitions")
     rows, origin = [], _origin(run)
     for where, folder in (("dream", "iterations"), ("real", "real")):
         for number, metrics in enumerate(iteration_metrics(run, folder), 1):

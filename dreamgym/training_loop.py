@@ -228,7 +228,8 @@ def dream_training(run: Run) -> Path:  # folder of the trained adapter
 
     def pick(state: LoopState, seed: int) -> list[Task]:
         sizes = run.scale
-        return mix_tasks(starts, state.invented, sizes.tasks_per_iteration, sizes.synthetic_share, seed, state.values)
+        return mix_tasks(starts, state.invented, sizes.tasks_per_iteration, sizes.synthetic_share, seed, state.values,
+                         sizes.smallest_value)
 
     if not (folder := _last_folder(run, "iterations")).exists():
         model, buffer = grounded_model(run)
@@ -237,7 +238,7 @@ def dream_training(run: Run) -> Path:  # folder of the trained adapter
     run.record("dream", transitions=sum(m["transitions"] for m in iteration_metrics(run)))
     return folder
 
-
+# %% ../nbs/11_training_loop.ipynb #f6d06b9a
 def real_training(run: Run) -> Path:  # folder of the trained adapter
     "The baseline: the same number of updates, every step on real pages."
     starts = start_tasks(run)
@@ -266,7 +267,7 @@ def last_gate(run: Run) -> dict:  # the row of `Fidelity`
         agent, (model, buffer) = new_agent(run, dream_training(run)), grounded_model(run)
         buffer.freeze()
         with MiniWobBatch(run.scale.browsers, run.scale.maximum_steps) as environment:
-            fidelity = measure_fidelity(agent, model, environment, development_tasks(run), 1, 1.0,
+            fidelity = measure_fidelity(agent, model, environment, development_tasks(run), 1, run.scale.temperature,
                                         derive_seed(run.seed, "last gate"))
         atomic_write_json(path, fidelity.row())
         run.record("fidelity", after=fidelity.row())

@@ -221,3 +221,5 @@ def test_no_type_is_forgotten_by_the_mixture():
     counts = [sum(t.kind == kind for t in mixture) for kind in "abc"]
     assert 1 <= counts[1] < 4 and abs(counts[0] - counts[2]) <= 1, "an unknown type counts as one that teaches"
     assert mix_tasks(pool, [], 9, 0.2, 0, {}) == mix_tasks(pool, [], 9, 0.2, 0)
+    mixture = mix_tasks(pool, [], 15, 0.2, 0, {"a": 0.25, "b": 0.0}, smallest=0.25)
+    assert [sum(t.kind == kind for t in mixture) for kind in "abc"] == [5, 5, 5], "all count alike"

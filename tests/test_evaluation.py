@@ -388,7 +388,7 @@ def test_quality_asks_four_variants_of_the_same_steps(grounded, monkeypatch):
         return ExperienceExample(Query(task, PAGE, action, ("waits",)), real, 0)
 
     held = [step(n, f"click {1 + n % 2}") for n in range(60)]
-    monkeypatch.setattr(module, "experience_steps", lambda run: ([], held))
+    monkeypatch.setattr(module, "held_out_steps", lambda run: held)
     calls = []
     ask = grounded.dream.imagine
 

@@ -511,12 +511,12 @@ def test_the_stage_trains_once_and_loads(quick_run, tiny_tokenizer, make_tiny_mo
         return ExperienceModel(model, run.scale.history_length)
 
     monkeypatch.setattr(module, "new_experience_model", fresh)
-    monkeypatch.setattr(module, "experience_steps", lambda run: split_steps(make_examples()))
+    monkeypatch.setattr(module, "training_steps", lambda run: split_steps(make_examples())[0])
     path = module.experience_model(quick_run)
     record = quick_run.metrics()["experience_model"]
     assert (path / "adapter_model.safetensors").exists() and record["training_steps"] == 20 and record["losses"]
     again = module.load_experience_model(quick_run)
     examples = make_examples(("c",), 2)
     assert again.loss_parts(examples) != fresh(quick_run).loss_parts(examples)
-    monkeypatch.setattr(module, "experience_steps", None)
+    monkeypatch.setattr(module, "training_steps", None)
     assert module.experience_model(quick_run) == path

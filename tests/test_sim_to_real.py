@@ -145,11 +145,12 @@ def test_a_budget_is_spent_and_never_exceeded(budget, steps, monkeypatch):
 
 
 def test_the_transfer_asks_most_for_what_the_dream_is_unsure_of(tmp_path, monkeypatch):
-    run = Run.open(tmp_path / "run", Scale.named("quick", transfer_epochs=3, transfer_rate=0.5), 0)
+    run = Run.open(tmp_path / "run", Scale.named("quick", transfer_epochs=3, transfer_rate=0.5, smallest_value=0.12), 0)
     before = tmp_path / "0006" / "agent"
     before.mkdir(parents=True)
     atomic_write_json(before.parent / "kind_values.json", {"a": 0.05, "b": 0.25})
-    updates = []
+    (before.parent / "invented.jsonl").touch()
+    updates, adapters = [], []
 
     class Pupil:
         def __init__(self, model, settings):
@@ -163,7 +164,8 @@ def test_the_transfer_asks_most_for_what_the_dream_is_unsure_of(tmp_path, monkey
             return {}
 
     replaced = {"dream_training": lambda run: before, "real_budget": lambda run: 16 * 12, "MiniWobBatch": Pages,
-                "new_agent": lambda run, folder: SimpleNamespace(model=None), "Learner": Pupil,
+                "new_agent": lambda run, folder: SimpleNamespace(model=SimpleNamespace(load_adapter=adapters.append)),
+                "Learner": Pupil,
                 "start_tasks": lambda run: some_tasks(40) + some_tasks(40, "b"),
                 "collect_rollouts": spending(lambda task: 4),
                 "_write_iteration": lambda path, *rest: path.mkdir(parents=True)}
@@ -171,8 +173,9 @@ def test_the_transfer_asks_most_for_what_the_dream_is_unsure_of(tmp_path, monkey
         monkeypatch.setattr(module, name, value)
     module.sim_to_real(run)
     (settings, rollouts), = updates
+    assert adapters == [before], "from where the dream ended"
     kinds = Counter(r.trajectory.task.kind for r in rollouts[::run.scale.transfer_group_size])
-    assert kinds == {"b": 10, "a": 2}, "in proportion to V"
+    assert kinds == {"b": 8, "a": 4}, "in proportion to V, where a counts with the smallest that there is"
     assert (settings.epochs, settings.minibatches) == (3, 1)
     assert settings.learning_rate == 0.5 * run.scale.policy_learning_rate
     assert run.metrics()["sim_to_real"] == {"budget": 192, "transitions": 192, "episodes": 48}
