@@ -76,8 +76,7 @@ def sim_to_real(run: Run) -> Path:  # folder of the adapter
         state = LoopState(agent, Learner(agent.model, settings), None)
         state.load(before.parent)  # with Adam's moments, PPO's critic, and the values of the task types
         seed, starts = derive_seed(run.seed, "transfer"), start_tasks(run)
-        tasks = mix_tasks(  # most of what the dream was unsure of
-            starts, [], len(starts), 0.0, seed, state.values, run.scale.smallest_value)
+        tasks = mix_tasks(starts, [], len(starts), 0.0, seed, state.values)  # most of what the dream was unsure of
         with MiniWobBatch(run.scale.browsers, run.scale.maximum_steps) as environment:
             rollouts = rollouts_within(agent, environment, tasks, run.scale.transfer_group_size, budget,
                                        run.scale.temperature, seed)

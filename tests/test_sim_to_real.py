@@ -175,7 +175,7 @@ def test_the_transfer_asks_most_for_what_the_dream_is_unsure_of(tmp_path, monkey
     (settings, rollouts), = updates
     assert adapters == [before], "from where the dream ended"
     kinds = Counter(r.trajectory.task.kind for r in rollouts[::run.scale.transfer_group_size])
-    assert kinds == {"b": 8, "a": 4}, "in proportion to V, where a counts with the smallest that there is"
+    assert kinds == {"b": 10, "a": 2}, "in proportion to V, whatever counts in the dream"
     assert (settings.epochs, settings.minibatches) == (3, 1)
     assert settings.learning_rate == 0.5 * run.scale.policy_learning_rate
     assert run.metrics()["sim_to_real"] == {"budget": 192, "transitions": 192, "episodes": 48}
