@@ -1,5 +1,8 @@
 "Rollouts: exact records, batches that shrink, groups, one function for every world, and the warm start."
 
+from dataclasses import replace
+from math import ceil
+
 import numpy as np
 import pytest
 import torch
@@ -323,21 +326,24 @@ def run_with_data(quick_run):
 
 def test_demonstrations_are_few_and_by_the_oracle(run_with_data):
     chosen = demonstrations(run_with_data)
-    limit = 2 * run_with_data.scale.demonstrations_per_step  # these episodes have two steps
+    limit = ceil(2 * run_with_data.scale.demonstrations_per_step)  # these episodes have two steps
     assert [t.task.id for t in chosen] == [f"{kind}/{n}" for n in range(limit) for kind in ("a", "b")]
     assert {t.source for t in chosen} == {"oracle"}
 
 
-def test_long_task_types_get_more_demonstrations(quick_run):
+@pytest.mark.parametrize(("per_step", "of_long", "of_short"), [(1, 2, 1), (1.5, 3, 2), (2, 4, 2)])
+def test_long_task_types_get_more_demonstrations(quick_run, per_step, of_long, of_short):
+    quick_run.scale = replace(quick_run.scale, demonstrations_per_step=per_step)
     long = [shown("long", n, "oracle") for n in range(30)]
     short = [t.model_copy(update={"task": t.task.model_copy(update={"kind": "short", "id": f"short/{n}"}),
                                   "transitions": t.transitions[-1:]}) for n, t in enumerate(long)]
     write_trajectories(quick_run.path / "offline.jsonl", long + short)
     kinds = [t.task.kind for t in demonstrations(quick_run)]
-    assert kinds.count("long") == 2 * kinds.count("short") == 2 * quick_run.scale.demonstrations_per_step
+    assert (kinds.count("long"), kinds.count("short")) == (of_long, of_short), "rounded up"
 
 
 def test_goals_take_turns_among_the_demonstrations(quick_run):
+    quick_run.scale = replace(quick_run.scale, demonstrations_per_step=2)
     goals = ["OK"] * 7 + ["x", "OK", "Cancel", "x", "x"]
     trajectories = [shown("a", n, "oracle") for n in range(len(goals))]
     trajectories = [t.model_copy(update={"task": t.task.model_copy(update={"goal": goal})})
@@ -347,14 +353,12 @@ def test_goals_take_turns_among_the_demonstrations(quick_run):
 
 
 def test_the_warm_start_is_a_stage(run_with_data, tiny_model_folder, monkeypatch):
-    from dataclasses import replace
-
     monkeypatch.setenv("DREAMGYM_DTYPE", "float32")
     run_with_data.scale = replace(run_with_data.scale, model=str(tiny_model_folder), lora_rank=2)
     folder = warm_start(run_with_data)
     assert folder == run_with_data.path / "agent" / "warm_start"
     record = run_with_data.metrics()["warm_start"]
-    assert record["examples"] == 2 * 2 * 2 * run_with_data.scale.demonstrations_per_step and record["losses"]
+    assert record["examples"] == 2 * 2 * ceil(2 * run_with_data.scale.demonstrations_per_step) and record["losses"]
     before = (folder / "adapter_model.safetensors").read_bytes()
     monkeypatch.setattr(module, "demonstrations", lambda run: pytest.fail("it was built a second time"))
     assert warm_start(run_with_data) == folder and (folder / "adapter_model.safetensors").read_bytes() == before
