@@ -231,7 +231,7 @@ def _execute(self: _Execution) -> None:
     target = str(self.target).replace("{", "{{").replace("}", "}}")  # papermill fills in braces
     papermill.execute_notebook(
         notebook, target, {name: value for name, value in self.parameters.items() if name in known},
-        request_save_on_cell_execute=False,  # every half minute is enough: a hundred cells would be written a hundred times
+        request_save_on_cell_execute=False,  # written once, at its end or where a cell fails, and not after every cell
         kernel_name="python3", language="python", progress_bar=False, cwd=self.target.parent, start_timeout=180,
         kernel_manager_class=_kernel_manager_class(self.kernels))
 
