@@ -1415,7 +1415,7 @@ class Embedder:
 
         folder = fetch_model("minilm")
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        dtype = choose_placement("cpu").dtype  # bf16 is three times as fast; the cosine moves by a ten-thousandth
+        dtype = choose_placement("cpu").dtype  # bf16, where it is fast, hardly moves a cosine
         self.network = AutoModel.from_pretrained(folder, dtype=dtype).eval().requires_grad_(False)
 
     @torch.inference_mode()

@@ -529,11 +529,10 @@ def choose_episodes(
 def _held_out(run: Run) -> list[Trajectory]:
     "Annotated real trajectories of tasks that the experience model was not trained on."
     from dreamgym.cot_annotation import annotated_data
-    from dreamgym.experience_model import annotated_steps, split_steps
+    from dreamgym.experience_model import held_out_steps
 
-    trajectories = read_trajectories(annotated_data(run))
-    tasks = {step.query.task.id for step in split_steps(annotated_steps(trajectories))[1]}
-    return [t for t in trajectories if t.task.id in tasks and not any(step.invalid for step in t.transitions)]
+    tasks = {step.query.task.id for step in held_out_steps(run)}
+    return [t for t in read_trajectories(annotated_data(run)) if t.task.id in tasks and not any(step.invalid for step in t.transitions)]
 
 
 def _episode(steps: Sequence, answers: Sequence) -> dict:
