@@ -206,6 +206,7 @@ def _be_a_kernel(file: str, folder: str, variables: dict[str, str]) -> None:
     with open(os.devnull, "r+b") as nothing:
         for number in range(3):
             os.dup2(nothing.fileno(), number)
+    multiprocessing.set_start_method(None, force=True)  # the forks of chapters are their own business
     threading.Thread(target=_end_with_command, daemon=True).start()
     try:
         launch_new_instance(argv=["-f", file, "--HistoryManager.enabled=False"])

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -322,16 +323,17 @@ def test_forked_kernels_are_processes_of_their_own(tmp_path, monkeypatch):
     run_kernel = command_line._Fork
     monkeypatch.setattr(command_line, "_Fork", lambda *words: seen.append(run_kernel(*words)) or seen[-1])
     run = Run.open(tmp_path / "run")
-    plant = "import sys\nimport os\nimport json\nsys.modules['planted'] = os\nos.environ['PLANTED'] = '1'"
+    plant = "import sys\nimport os\nimport json\nimport multiprocessing\nsys.modules['planted'] = os\nos.environ['PLANTED'] = '1'"
     tell = ("facts = [os.getpid(), os.getsid(0), os.getcwd(), os.environ.get('PLANTED'), os.environ.get('GIVEN'),\n"
-            "         'planted' in sys.modules, sys.executable]\n"
+            "         'planted' in sys.modules, multiprocessing.get_start_method(), sys.executable]\n"
             "with open('facts', 'a') as file:\n    file.write(json.dumps(facts) + '\\n')")
-    sources = [write_chapter(tmp_path / "00_a.ipynb", tell.join(("import sys\nimport os\nimport json\n", "\n" + plant)))]
-    sources += [write_chapter(tmp_path / f"{i:02d}_b.ipynb", "import sys\nimport os\nimport json", tell) for i in (1, 2)]
+    sources = [write_chapter(tmp_path / "00_a.ipynb", tell.join(("import sys\nimport os\nimport json\nimport multiprocessing\n", "\n" + plant)))]
+    sources += [write_chapter(tmp_path / f"{i:02d}_b.ipynb", "import sys\nimport os\nimport json\nimport multiprocessing", tell) for i in (1, 2)]
     monkeypatch.setenv("GIVEN", "yes")
     run_chapters(run, sources, LOG)
     rows = [json.loads(line) for line in (run.path / "notebooks" / "facts").read_text().splitlines()]
-    assert [row[2:] for row in rows] == [[str((run.path / "notebooks").resolve()), None, "yes", False, sys.executable]] * 3
+    usual = [False, multiprocessing.get_start_method(), sys.executable]
+    assert [row[2:] for row in rows] == [[str((run.path / "notebooks").resolve()), None, "yes", *usual]] * 3
     assert [row[0] for row in rows] == [row[1] for row in rows] == [fork.pid for fork in seen]
     assert len({row[0] for row in rows} | {os.getpid()}) == 4 and not any(is_alive(row[0]) for row in rows)
 
@@ -399,7 +401,7 @@ def test_a_killed_reproduce_resumes(number, more, book, tmp_path):
     (run / "wait").unlink()
     process = start_reproduce(book, run)
     output, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
+    assert (process.returncode, errors) == (0, "")
     assert (run / "count").read_text() == "x", "the finished chapter was not repeated"
     assert f"[ 1/{1 + more}] 01_second" in output and (run / "report.html").exists()
 
