@@ -323,12 +323,13 @@ def test_forked_kernels_are_processes_of_their_own(tmp_path, monkeypatch):
     run_kernel = command_line._Fork
     monkeypatch.setattr(command_line, "_Fork", lambda *words: seen.append(run_kernel(*words)) or seen[-1])
     run = Run.open(tmp_path / "run")
-    plant = "import sys\nimport os\nimport json\nimport multiprocessing\nsys.modules['planted'] = os\nos.environ['PLANTED'] = '1'"
+    modules = "import sys\nimport os\nimport json\nimport multiprocessing"
+    plant = "sys.modules['planted'] = os\nos.environ['PLANTED'] = '1'"
     tell = ("facts = [os.getpid(), os.getsid(0), os.getcwd(), os.environ.get('PLANTED'), os.environ.get('GIVEN'),\n"
             "         'planted' in sys.modules, multiprocessing.get_start_method(), sys.executable]\n"
             "with open('facts', 'a') as file:\n    file.write(json.dumps(facts) + '\\n')")
-    sources = [write_chapter(tmp_path / "00_a.ipynb", tell.join(("import sys\nimport os\nimport json\nimport multiprocessing\n", "\n" + plant)))]
-    sources += [write_chapter(tmp_path / f"{i:02d}_b.ipynb", "import sys\nimport os\nimport json\nimport multiprocessing", tell) for i in (1, 2)]
+    sources = [write_chapter(tmp_path / "00_a.ipynb", modules, tell, plant)]
+    sources += [write_chapter(tmp_path / f"{i:02d}_b.ipynb", modules, tell) for i in (1, 2)]
     monkeypatch.setenv("GIVEN", "yes")
     run_chapters(run, sources, LOG)
     rows = [json.loads(line) for line in (run.path / "notebooks" / "facts").read_text().splitlines()]
