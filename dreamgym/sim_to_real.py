@@ -23,6 +23,7 @@ import torch
 from .curriculum import mix_tasks
 from .environments import MiniWobBatch, panel_hash, start_tasks
 from .evaluation import Fidelity, bootstrap_mean, evaluation
+from .language_model import choose_placement
 from .policy_optimization import Learner
 from .rollouts import Rollout, collect_rollouts, new_agent, warm_start
 from .runs import Run, derive_seed
@@ -96,20 +97,21 @@ def results(run: Run, baseline: bool = False) -> dict[str, dict]:  # agent -> it
     agents = {"warm_start": warm_start, "dream": dream_training} | ({"real": real_training} if baseline else {})
     return {name: evaluation(run, name, train(run)) for name, train in (agents | {"sim_to_real": sim_to_real}).items()}
 
-# %% ../nbs/12_sim_to_real.ipynb #3d44ac9b
+# %% ../nbs/12_sim_to_real.ipynb #3d44ac9a
 def _origin(run: Run) -> dict:
     "What stands in every row of a run: where the number comes from, and how to make it again."
     size, seed, stages = run.scale.name, run.seed, run.stages()
     baseline = (run.path / "evaluation" / "real.json").exists()
     command = f"experiment --scale {size} --seeds {seed} --baseline" if baseline else \
         f"reproduce --scale {size} --seed {seed}"
+    device, dtype, _ = choose_placement()
+    versions = [f"{name}={version(name)}" for name in ("torch", "transformers", "miniwob")]
+    versions += [f"device={device}", f"dtype={str(dtype).removeprefix('torch.')}", f"threads={torch.get_num_threads()}"]
     return {"panel": panel_hash()[:12], "minutes": round(sum(s["seconds"] for s in stages) / 60, 1),
             "peak_megabytes": max((s["peak_megabytes"] for s in stages), default=0),
-            "versions": ";".join([*(f"{name}={version(name)}" for name in ("torch", "transformers", "miniwob")),
-                                  f"threads={torch.get_num_threads()}"]),
-            "command": f"dreamgym {command}"}
+            "versions": ";".join(versions), "command": f"dreamgym {command}"}
 
-
+# %% ../nbs/12_sim_to_real.ipynb #3d44ac9b
 def result_rows(run: Run) -> list[dict]:  # one row an agent
     "Success of each agent on the frozen test panel with everything needed to make the number again."
     metrics, rows = run.metrics(), []
