@@ -466,20 +466,18 @@ def _sampling_case(model, peer, settings: BenchmarkSettings, batch: int, seconds
     "Rows of one batch size."
     distinct = {tuple(e.prompt) for e in recorded_examples(model, 10**9)}
     prompts = [list(p) for p in sorted(distinct, key=lambda p: derive_seed(0, *p))[:batch]]
-    def count(sampler, tokens: int) -> float:
-        return float(sum(len(s.tokens) for s in sampler.sample(prompts, tokens, 1.0, settings.seed)))
+    def count(sampler) -> float:
+        return float(sum(len(s.tokens) for s in sampler.sample(prompts, settings.new_tokens, 1.0, settings.seed)))
 
     timings = take_turns({
         "product": large_product(model.placement), "reading": large_read(model.placement),
-        "ours": lambda: count(model, settings.new_tokens), "theirs": lambda: count(peer, settings.new_tokens),
-        "first": lambda: count(model, 1)}, settings.repeats, seconds)
+        "ours": lambda: count(model), "theirs": lambda: count(peer)}, settings.repeats, seconds)
     tree = TokenTree()
     for prompt in prompts:
         tree.add(prompt)
     limits = [sampling_limit(token_cost(model), product.rate, reading.rate, len(prompts), len(tree.tokens),
                              ours.work / len(prompts) - 1)
               for product, reading, ours in zip(timings["product"], timings["reading"], timings["ours"], strict=True)]
-    steps = [ours - first for ours, first in zip(times(timings["ours"]), times(timings["first"]), strict=True)]
     name, note = f"batch {batch}", f"a decoding step is bounded by the {limits[0].bound}"
     return [
         make_row("sampling", name, "speed against generate", "times",
@@ -487,8 +485,6 @@ def _sampling_case(model, peer, settings: BenchmarkSettings, batch: int, seconds
         make_row("sampling", name, "speed against the limit", "share",
                  ratios([limit.seconds for limit in limits], times(timings["ours"])),
                  "at least 0.5" if batch == 32 else "", note),
-        make_row("sampling", name, "decoding alone against its limit", "share",
-                 ratios([limit.steps for limit in limits], steps), note=note),
         make_row("sampling", name, "speed", "tokens/s", rates(timings["ours"]),
                  note=f"{len(tree.tokens)} distinct tokens of prompts")]
 
