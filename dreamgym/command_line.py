@@ -14,6 +14,7 @@ __all__ = ['app', 'explain', 'run_command', 'main', 'chapter_paths', 'choose_cha
 # %% ../nbs/91_command_line.ipynb #67dd2d30
 import atexit
 import contextlib
+import gc
 import hashlib
 import importlib.util
 import json
@@ -200,6 +201,7 @@ def _be_a_kernel(file: str, folder: str, variables: dict[str, str]) -> None:
     "What a fork does: a session, folder, environment and silence of its own, then the kernel."
     from ipykernel.kernelapp import launch_new_instance
 
+    gc.freeze()  # what was imported stays: no collection of garbage, two a stage, need walk through it
     os.setsid()
     os.chdir(folder)
     os.environ.clear()

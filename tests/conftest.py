@@ -1,5 +1,6 @@
 "Shared fixtures. No test needs anything outside the checkout but the packages of `pip install -e .[dev]`."
 
+import gc
 import os
 
 # before torch, transformers or tqdm are imported anywhere
@@ -15,6 +16,11 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+
+def pytest_collection_finish():
+    "What the tests have imported stays: no collection of garbage, two a stage, need walk through it."
+    gc.freeze()
 
 
 class ScriptedModel:
