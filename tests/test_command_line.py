@@ -323,17 +323,18 @@ def test_forked_kernels_are_processes_of_their_own(tmp_path, monkeypatch):
     run_kernel = command_line._Fork
     monkeypatch.setattr(command_line, "_Fork", lambda *words: seen.append(run_kernel(*words)) or seen[-1])
     run = Run.open(tmp_path / "run")
-    modules = "import sys\nimport os\nimport json\nimport multiprocessing"
+    modules = "import sys\nimport os\nimport json\nimport multiprocessing\nimport gc"
     plant = "sys.modules['planted'] = os\nos.environ['PLANTED'] = '1'"
     tell = ("facts = [os.getpid(), os.getsid(0), os.getcwd(), os.environ.get('PLANTED'), os.environ.get('GIVEN'),\n"
-            "         'planted' in sys.modules, multiprocessing.get_start_method(), sys.executable]\n"
+            "         'planted' in sys.modules, multiprocessing.get_start_method(), sys.executable,\n"
+            "         gc.get_freeze_count() > 10**5]\n"
             "with open('facts', 'a') as file:\n    file.write(json.dumps(facts) + '\\n')")
     sources = [write_chapter(tmp_path / "00_a.ipynb", modules, tell, plant)]
     sources += [write_chapter(tmp_path / f"{i:02d}_b.ipynb", modules, tell) for i in (1, 2)]
     monkeypatch.setenv("GIVEN", "yes")
     run_chapters(run, sources, LOG)
     rows = [json.loads(line) for line in (run.path / "notebooks" / "facts").read_text().splitlines()]
-    usual = [False, multiprocessing.get_start_method(), sys.executable]
+    usual = [False, multiprocessing.get_start_method(), sys.executable, True]
     assert [row[2:] for row in rows] == [[str((run.path / "notebooks").resolve()), None, "yes", *usual]] * 3
     assert [row[0] for row in rows] == [row[1] for row in rows] == [fork.pid for fork in seen]
     assert len({row[0] for row in rows} | {os.getpid()}) == 4 and not any(is_alive(row[0]) for row in rows)
