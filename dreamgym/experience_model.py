@@ -419,6 +419,7 @@ def fit(
     chosen = choose_steps(steps, lengths, left, seed, effort)
     pages = [(steps[i].query.task.id, steps[i].query.state) for i in chosen] + list(range(len(extra)))
     chosen = [examples[i] for i in chosen] + list(extra)
+    self.model.templates = [example.completion for example in chosen[:16]]  # of all types and outcomes in turn
     losses = self.model.train_supervised(chosen, epochs, learning_rate, 768, seed=seed, watch=watch, groups=pages)
     self.forget()
     return losses

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import NamedTuple
 from weakref import WeakValueDictionary
@@ -332,6 +333,7 @@ class LanguageModel:
         self.network, self.tokenizer, self.placement = network, tokenizer, placement
         self.adapted: dict[str, LowRankLinear] = {}
         self.end = tokenizer.eos_token_id
+        self.templates: list[list[int]] = []  # what completions are often like; makes sampling quicker, never different
 
     def __repr__(self):
         count = sum(p.numel() for p in self.network.parameters()) / 1e6
@@ -492,6 +494,10 @@ def save_adapter(self: LanguageModel, folder: Path) -> None:
         atomic_write_json(folder / "adapter_config.json", dict(
             peft_type="LORA", task_type="CAUSAL_LM", r=rank, lora_alpha=layer.scale * rank, target_modules=names,
             lora_dropout=0.0, bias="none", inference_mode=True, base_model_name_or_path=None))
+        if self.templates:
+            atomic_write_json(folder / "templates.json", self.templates)
+        else:
+            (folder / "templates.json").unlink(missing_ok=True)
         os.replace(unfinished, folder / "adapter_model.safetensors")
     finally:
         unfinished.unlink(missing_ok=True)
@@ -508,6 +514,7 @@ def load_adapter(self: LanguageModel, folder: Path) -> LanguageModel:
         wrong = sorted(set(own) ^ set(tensors)) or [name for name in own if own[name].shape != tensors[name].shape]
         if wrong:
             raise ValueError(f"{wrong[0]} is missing, too much, or of another size than in this model")
+        templates = _read_templates(folder / "templates.json", self.network.config.vocab_size)
     except Exception as error:  # safetensors raises its own class for damaged files
         raise WeightsError(f"The adapter {folder} cannot be loaded ({error}); delete its folder and run again, "
                            "or name another.") from error
@@ -515,7 +522,16 @@ def load_adapter(self: LanguageModel, folder: Path) -> LanguageModel:
         parameter.data.copy_(tensors[name])
     for layer in self.adapted.values():
         layer.scale = factor
+    self.templates = templates
     return self
+
+
+def _read_templates(file: Path, vocabulary: int) -> list[list[int]]:
+    "Token ids of the file, where there is one."
+    templates = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    if not all(type(token) is int and 0 <= token < vocabulary for template in templates for token in template):
+        raise ValueError(f"{file.name} must hold lists of token ids below {vocabulary}")
+    return templates
 
 # %% ../nbs/03_language_model.ipynb #357fd203
 def _few(*columns: torch.Tensor) -> Iterator:
@@ -1080,9 +1096,9 @@ def _sample_batch(self: LanguageModel, prompts, maximum_tokens, temperature, uni
 
 # %% ../nbs/03_language_model.ipynb #c91f24d6
 def _packed(weight: torch.Tensor) -> tuple[torch.Tensor, Callable]:
-    "A weight in the layout of the processor's bf16 kernel, and the product that takes it: bias is the third argument."
-    kernels = torch.ops.mkldnn
-    if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or not kernels._is_mkldnn_bf16_supported():
+    "A weight in the layout of the processor's kernel, and the product that takes it: bias is the third argument."
+    kernels, known = torch.ops.mkldnn, weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    if not known or not (weight.dtype == torch.float32 or kernels._is_mkldnn_bf16_supported()):
         return weight, F.linear  # some processors have no such kernel
     multiply = lambda x, w, bias: kernels._linear_pointwise(x, w, bias, "none", [], "")  # noqa: E731
     return kernels._reorder_linear_weight(weight.contiguous(), 32), multiply
@@ -1136,9 +1152,11 @@ class _Memory:
 
     keys: list[torch.Tensor]  # per block (rows, key heads, places, size)
     values: list[torch.Tensor]
-    mask: torch.Tensor  # (rows, places), added to the scores: 0 where a token stands, else the smallest number
-    lengths: torch.Tensor  # (rows,) tokens so far
-    hidden: torch.Tensor  # (rows, width) last hidden state of the newest token
+    hidden: torch.Tensor  # (rows, width) last hidden state of the prompts
+
+    @property
+    def room(self) -> int:
+        return self.keys[0].shape[2]
 
     def select(self, rows: Sequence[int]) -> None:
         "Keep some of the rows, in another order or several times. Block by block: two copies of all would not fit."
@@ -1146,26 +1164,23 @@ class _Memory:
         for store in (self.keys, self.values):
             for block, old in enumerate(store):
                 store[block] = old[where]
-        self.mask, self.lengths, self.hidden = self.mask[where], self.lengths[where], self.hidden[where]
+        self.hidden = self.hidden[where]
 
     def extend(self, places: int) -> None:
         "Make more room at the end."
         for store in (self.keys, self.values):
             for block, old in enumerate(store):
                 store[block] = F.pad(old, (0, 0, 0, places))
-        self.mask = F.pad(self.mask, (0, places), value=torch.finfo(self.mask.dtype).min)
 
 
 @patch
-def _empty_memory(self: LanguageModel, lengths: Sequence[int], places: int) -> _Memory:
-    "Room for sequences of some lengths."
+def _empty_memory(self: LanguageModel, rows: int, places: int) -> _Memory:
+    "Room for some sequences."
     config, dtype, device = self.network.config, self.placement.dtype, self.placement.device
-    shape = (len(lengths), config.num_key_value_heads, places, self.network.model.layers[0].self_attn.head_dim)
+    shape = (rows, config.num_key_value_heads, places, self.network.model.layers[0].self_attn.head_dim)
     empty = lambda *sizes: torch.zeros(sizes, dtype=dtype, device=device)  # noqa: E731
     keys, values = ([empty(*shape) for _ in self.network.model.layers] for _ in range(2))
-    sizes, mask = torch.tensor(lengths, device=device), empty(len(lengths), places)
-    mask.masked_fill_(torch.arange(places, device=device) >= sizes[:, None], torch.finfo(dtype).min)
-    return _Memory(keys, values, mask, sizes, empty(len(lengths), config.hidden_size))
+    return _Memory(keys, values, empty(rows, config.hidden_size))
 
 # %% ../nbs/03_language_model.ipynb #4fb3062d
 @patch
@@ -1190,7 +1205,7 @@ def _through_blocks(self: LanguageModel, x: torch.Tensor, positions: torch.Tenso
 def _prefill_trees(self: LanguageModel, prompts: Sequence[list[int]], places: int) -> _Memory:
     "Compute what prompts share once, trees in a row without padding; then deal keys and values out to each prompt."
     (trees, paths), numbers = plant_trees(prompts, 320), partial(torch.tensor, device=self.placement.device)
-    memory, longest = self._empty_memory([len(p) for p in prompts], places), max(map(len, prompts))
+    memory, longest = self._empty_memory(len(prompts), places), max(map(len, prompts))
     for batch in length_batches([len(t.tokens) for t in trees], 1280 * self.placement.breadth):
         sizes, masks = [len(trees[t].tokens) for t in batch], [_ancestor_mask(trees[t], self.placement) for t in batch]
         first = dict(zip(batch, np.cumsum([0, *sizes]).tolist()))  # tree -> its place in the row
@@ -1211,27 +1226,36 @@ def _prefill_trees(self: LanguageModel, prompts: Sequence[list[int]], places: in
     return memory
 
 # %% ../nbs/03_language_model.ipynb #a8d25e31
+class _Step(NamedTuple):
+    "New tokens (n,) of a batch: which row each continues, how far ahead of that row's first, and at which place."
+
+    tokens: torch.Tensor
+    rows: torch.Tensor
+    ahead: torch.Tensor
+    places: torch.Tensor
+
+
 @patch
-def _decode(self: LanguageModel, memory: _Memory, tokens: torch.Tensor, place: torch.Tensor) -> None:
-    "Append one token to every row, at `place` (1,). Everything is changed in place, so that a step can be recorded."
-    memory.mask.index_fill_(1, place, 0)
-    rows, key_heads, _, size = memory.keys[0].shape
+def _decode(self: LanguageModel, memory: _Memory, step: _Step, width: int) -> torch.Tensor:
+    "Append up to `width` tokens to rows; return the hidden states (n, width). What a place held before is forgotten."
+    (count, key_heads, room, size), rows, ahead = memory.keys[0].shape, step.rows, step.ahead
     group = self.network.config.num_attention_heads // key_heads
-    mask = memory.mask[:, None].expand(-1, key_heads * group, -1).reshape(rows * key_heads, group, -1)
+    last = step.places.new_zeros(count, width).index_put_((rows, ahead), step.places)
+    mask = memory.hidden.new_zeros(count, 1, width, 1, room)
+    mask.masked_fill_(torch.arange(room, device=last.device) > last[:, None, :, None, None], torch.finfo(mask.dtype).min)
+    mask = mask.expand(-1, key_heads, -1, group, -1).reshape(count * key_heads, width * group, room)
 
-    def attend(block, query, key, value):
+    def attend(block, query, key, value):  # (n, heads, size)
         keys, values = memory.keys[block], memory.values[block]
-        for store, new in ((keys, key), (values, value)):
-            if place.is_cuda:
-                store.index_copy_(2, place, new[:, :, None])
-            else:  # much quicker where a number costs no wait
-                store[:, :, int(place)] = new
-        query, keys = query.reshape(rows * key_heads, group, size), keys.view(rows * key_heads, -1, size)
-        scores = torch.baddbmm(mask, query, keys.transpose(1, 2), alpha=size**-0.5)
-        return torch.bmm(scores.softmax(-1), values.view(rows * key_heads, -1, size)).view(rows, -1)
+        keys[rows, :, step.places], values[rows, :, step.places] = key, value
+        wide = query.new_zeros(count, width, key_heads, group, size)
+        wide[rows, ahead] = query.view(-1, key_heads, group, size)
+        wide = wide.transpose(1, 2).reshape(count * key_heads, width * group, size)
+        scores = torch.baddbmm(mask, wide, keys.view(len(wide), room, size).transpose(1, 2), alpha=size**-0.5)
+        seen = torch.bmm(scores.softmax(-1), values.view(len(wide), room, size))
+        return seen.view(count, key_heads, width, -1)[rows, :, ahead].flatten(1)
 
-    memory.hidden.copy_(self._through_blocks(self.network.model.embed_tokens(tokens), memory.lengths, attend))
-    memory.lengths.add_(1)
+    return self._through_blocks(self.network.model.embed_tokens(step.tokens), step.places, attend)
 
 # %% ../nbs/03_language_model.ipynb #b3d0c7e2
 class _Decoding:
@@ -1242,19 +1266,57 @@ class _Decoding:
     """
 
     def __init__(self, model: LanguageModel, memory: _Memory):
-        self.model, self.memory, self.inputs, self.graph = model, memory, (), None
+        self.model, self.memory, self.inputs, self.graph, self.hidden = model, memory, None, None, None
 
-    def __call__(self, tokens: torch.Tensor, place: int) -> None:
-        if not self.inputs or tokens.device.type != "cuda":
-            self.inputs = tokens.clone(), torch.tensor([place], device=tokens.device)
-            return self.model._decode(self.memory, *self.inputs)
-        self.inputs[0].copy_(tokens)
-        self.inputs[1].fill_(place)
+    def __call__(self, step: _Step, width: int) -> torch.Tensor:
+        if self.inputs is None or step.tokens.device.type != "cuda":
+            self.inputs = step
+            return self.model._decode(self.memory, step, width)
+        for old, new in zip(self.inputs, step, strict=True):
+            old.copy_(new)
         if self.graph is None:
             self.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.graph):
-                self.model._decode(self.memory, *self.inputs)
+                self.hidden = self.model._decode(self.memory, self.inputs, width)
         self.graph.replay()
+        return self.hidden
+
+# %% ../nbs/03_language_model.ipynb #e2a7d912
+_AHEAD = 4  # tokens that are guessed at most
+
+
+class _Guesser:
+    "Guesses what comes next: what followed the last tokens before, in the same sequence or in a template."
+
+    def __init__(self, templates: Sequence[Sequence[int]], count: int):
+        self.count, self.templates = count, self.begin([])
+        for template in templates:
+            self.add(self.templates, [*template, -1])  # no guess goes past the end of a template
+
+    def begin(self, prompt: Sequence[int]) -> tuple[list[int], dict]:
+        "A sequence, and for the ends of two to four tokens in it the place of what followed."
+        self.add(sequence := ([], {}), prompt)
+        return sequence
+
+    def add(self, sequence: tuple[list[int], dict], tokens: Sequence[int]) -> None:
+        "Append tokens."
+        past, follows = sequence
+        for token in tokens:
+            follows |= {tuple(past[-n:]): len(past) for n in range(2, min(4, len(past)) + 1)}
+            past.append(token)
+
+    def guess(self, sequence: tuple[list[int], dict], most: int) -> list[int]:
+        "Up to so many tokens."
+        ends = [tuple(sequence[0][-n:]) for n in (4, 3, 2)]
+        found = ((past, follows[end]) for end in ends for past, follows in (sequence, self.templates) if end in follows)
+        past, place = next(found, ([], 0))
+        return list(takewhile(lambda token: token >= 0, past[place:place + min(most, self.count)]))
+
+
+def _holding(chosen: Sequence[int], guess: Sequence[int], stop: set[int]) -> int:
+    "How many tokens hold that were chosen after a row's newest and after each guess: one more than were guessed right."
+    return next((n for n, pair in enumerate(zip(chosen, guess), 1) if pair[0] != pair[1] or pair[0] in stop), len(chosen))
+
 
 # %% ../nbs/03_language_model.ipynb #d60c1b47
 @patch
@@ -1262,32 +1324,39 @@ def _sample_fast(self: LanguageModel, prompts, maximum_tokens, temperature, unif
     "What `_sample_batch` does, near the processor's limit."
     self._blocks()  # into `_fused`
     distinct = {p: i for i, p in enumerate(dict.fromkeys(map(tuple, prompts)))}  # equal prompts are computed once
-    longest, wide = max(map(len, prompts)), self.placement.breadth > 1
-    room, patience = (maximum_tokens, 0.5) if wide else (_ROOM, 0.9)  # a GPU would record the step anew
-    memory = self._prefill_trees([list(p) for p in distinct], longest + min(maximum_tokens, room))
+    recorded = self.placement.device.startswith("cuda")  # a step of another shape would be recorded anew
+    room = maximum_tokens if recorded else min(maximum_tokens, _ROOM)
+    memory = self._prefill_trees([list(p) for p in distinct], max(map(len, prompts)) + room)
     memory.select([distinct[tuple(p)] for p in prompts])
-    decode = _Decoding(self, memory)
-    head, multiply = self._packed_head()
-    alive, running = list(range(len(prompts))), set(range(len(prompts)))
-    output = [Sample([], []) for _ in prompts]
-    for step in range(maximum_tokens):
-        logits = multiply(memory.hidden, head, None).float()
-        tokens, scores = choose_tokens(logits, temperature, uniforms[alive, step])
-        for row, token, score in zip(alive, tokens.tolist(), scores.tolist(), strict=True):
-            if row in running:
-                output[row].tokens.append(token)
-                output[row].log_probabilities.append(score)
-                running -= {row} if token in stop else set()
-        if not running or step == maximum_tokens - 1:
-            break
-        if len(running) <= patience * len(alive):  # moving the memory costs about as much as one row's rest
-            kept = [i for i, row in enumerate(alive) if row in running]
-            memory.select(kept)
-            tokens, alive, decode = tokens[kept], [alive[i] for i in kept], _Decoding(self, memory)
-        if memory.mask.shape[1] == longest + step:
-            memory.extend(_ROOM)
-        decode(tokens, longest + step)
-    return output
+    (head, multiply), hidden, decode = self._packed_head(), memory.hidden, _Decoding(self, memory)
+    guesser, output = _Guesser(self.templates, 0 if recorded else _AHEAD), [Sample([], []) for _ in prompts]
+    sequences, alive, running = [guesser.begin(p) for p in prompts], list(range(len(prompts))), set(range(len(prompts)))
+    taking, guesses = list(enumerate(alive)), [[] for _ in prompts]  # taking part: the row in memory, and the prompt's number
+    while True:
+        draws = [(one, min(len(output[one].tokens) + i, maximum_tokens - 1))
+                 for (_, one), guess in zip(taking, guesses, strict=True) for i in range(len(guess) + 1)]
+        logits = multiply(hidden, head, None).float()
+        chosen = zip(*(t.tolist() for t in choose_tokens(logits, temperature, uniforms[tuple(zip(*draws))])))
+        for (_, one), guess in zip(taking, guesses, strict=True):
+            found = list(islice(chosen, len(guess) + 1))
+            if one in running:
+                tokens, scores = zip(*found[:_holding([token for token, _ in found], guess, stop)])
+                output[one].tokens.extend(tokens)
+                output[one].log_probabilities.extend(scores)
+                guesser.add(sequences[one], tokens)
+                running -= {one} if tokens[-1] in stop or len(output[one].tokens) == maximum_tokens else set()
+        if not running:
+            return output
+        if len(running) <= len(alive) / 2:  # moving the memory takes a while
+            memory.select([row for row, one in enumerate(alive) if one in running])
+            alive, decode = [one for one in alive if one in running], _Decoding(self, memory)
+        taking = [(row, one) for row, one in enumerate(alive) if recorded or one in running]
+        guesses = [guesser.guess(sequences[one], maximum_tokens - len(output[one].tokens) - 1) for _, one in taking]
+        step = [(token, row, i, len(sequences[one][0]) - 1 + i) for (row, one), guess in zip(taking, guesses, strict=True)
+                for i, token in enumerate([output[one].tokens[-1], *guess])]
+        if max(place for *_, place in step) >= memory.room:
+            memory.extend(_ROOM + _AHEAD)
+        hidden = decode(_Step(*torch.tensor(step, device=hidden.device).T.contiguous()), 1 + max(map(len, guesses)))
 
 
 @patch

@@ -227,6 +227,15 @@ def test_fitting_lowers_the_loss_and_forgets_old_answers(tiny):
     assert losses[-1] < losses[0] and all(after[part] < before[part] for part in before) and not tiny.answers
 
 
+def test_fitting_leaves_templates_of_many_outcomes_to_guess_from(tiny):
+    assert tiny.model.templates == []
+    tiny.fit(make_examples(("a", "b", "c"), 12), epochs=1, budget=60_000, learning_rate=1e-2, seed=3)
+    told = [tiny.model.decode(template) for template in tiny.model.templates]
+    assert len(told) == 16 and all(template[-1] == tiny.model.end for template in tiny.model.templates)
+    for outcome in ("=> success", "=> failure", "=> goes on"):
+        assert any(outcome in text for text in told[:9]), "each outcome of each task type has its turn"
+
+
 # ---------------------------------------------------------------- what is trained on
 
 

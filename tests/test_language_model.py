@@ -1254,6 +1254,104 @@ def test_the_fast_sampler_makes_room_as_it_goes(tiny, monkeypatch):
         assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=1e-5)
 
 
+def loops(prompt_count: int = 9) -> list[list[int]]:
+    "Prompts that repeat themselves, of several lengths, so that much can be guessed."
+    random = np.random.default_rng(4)
+    words = [random.integers(1, 250, size=size).tolist() for size in range(2, 2 + prompt_count)]
+    return [word * (2 + size % 3) for size, word in enumerate(words)]
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 4, 9])
+@pytest.mark.parametrize("temperature", [0, 0.3, 1.0])
+def test_guessing_changes_no_answer(tiny, temperature, ahead, monkeypatch):
+    "Also with templates that are right, templates that are wrong, and sequences that end."
+    prompts = loops() + sampling_prompts()
+    stop = tuple(range(0, 256, 23))
+    simple = tiny._sample_with(tiny._sample_batch, prompts, 30, temperature, 3, stop, 11)
+    monkeypatch.setattr(module, "_AHEAD", ahead)
+    told = [s.tokens for s in simple if len(s.tokens) > 2]
+    for templates in ([], told, [t[:-1] + [7] for t in told], [list(range(1, 200))]):
+        tiny.templates = templates
+        for fast, slow in zip(tiny.sample(prompts, 30, temperature, 3, stop, 11), simple, strict=True):
+            assert fast.tokens == slow.tokens
+            assert fast.log_probabilities == pytest.approx(slow.log_probabilities, abs=1e-5)
+            assert len(fast.tokens) == len(fast.log_probabilities) <= 30
+
+
+def passes(model, prompts, monkeypatch, **how) -> tuple[int, list[list[int]]]:
+    "How often a call goes through the blocks to decode, and what it answers."
+    count, decode = [], type(model)._decode
+    monkeypatch.setattr(type(model), "_decode", lambda *rest: (count.append(1), decode(*rest))[1])
+    answers = [s.tokens for s in model.sample(prompts, 30, temperature=0, **how)]
+    monkeypatch.setattr(type(model), "_decode", decode)
+    return len(count), answers
+
+
+def test_guessing_takes_fewer_passes(tiny, monkeypatch):
+    prompts = sampling_prompts()[:6]
+    monkeypatch.setattr(module, "_AHEAD", 0)
+    slow, answers = passes(tiny, prompts, monkeypatch)
+    assert slow == 29, "one token each"
+    tiny.templates = answers
+    assert passes(tiny, prompts, monkeypatch) == (slow, answers)
+    monkeypatch.setattr(module, "_AHEAD", 4)
+    tiny.templates = [p[-4:] + a for p, a in zip(prompts, answers, strict=True)]
+    fast, same = passes(tiny, prompts, monkeypatch)
+    assert same == answers and fast <= 15, "right guesses hold"
+    tiny.templates = []
+    assert passes(tiny, prompts, monkeypatch)[1] == answers
+
+
+def test_guesses_come_from_the_longest_end_that_is_known():
+    guesser = module._Guesser([[1, 2, 3, 4, 50, 51], [3, 4, 60, 61]], count=4)
+    assert guesser.guess(guesser.begin([9, 3, 4]), 9) == [60, 61], "the later of two, and no further than its end"
+    assert guesser.guess(guesser.begin([2, 3, 4]), 9) == [50, 51], "three tokens are known"
+    assert guesser.guess(guesser.begin([3, 4, 7, 8, 3, 4]), 9) == [7, 8, 3, 4], "its own past before any template"
+    assert guesser.guess(guesser.begin([3, 4, 7, 8, 3, 4]), 1) == [7]
+    assert guesser.guess(guesser.begin([3, 4]), 0) == []
+    assert guesser.guess(guesser.begin([4]), 4) == guesser.guess(guesser.begin([]), 4) == [], "one token is too few"
+    assert guesser.guess(guesser.begin([5, 4]), 4) == []
+    assert module._Guesser([[3, 4, 5]], count=0).guess(([3, 4], {}), 4) == []
+
+
+def test_a_sequence_that_grows_is_as_one_that_was_long(tiny):
+    random = np.random.default_rng(1).integers(0, 4, size=60).tolist()
+    guesser = module._Guesser([], 4)
+    growing = guesser.begin(random[:5])
+    for token in random[5:]:
+        guesser.add(growing, [token])
+    assert growing == guesser.begin(random)
+
+
+@pytest.mark.parametrize("chosen, guess, stop, holding", [
+    ([5], [], {0}, 1), ([5, 6], [5], {0}, 2), ([5, 6], [7], {0}, 1), ([5, 6, 7], [5, 6], {6}, 2), ([0, 6], [0], {0}, 1),
+])
+def test_guesses_hold_up_to_the_first_that_is_wrong_or_the_end(chosen, guess, stop, holding):
+    assert module._holding(chosen, guess, stop) == holding
+
+
+def test_templates_are_saved_with_an_adapter(load_any, tmp_path):
+    model, other = load_any("llama"), load_any("llama")
+    model.templates = [[5, 6, 7], [1, 2]]
+    model.save_adapter(tmp_path / "with")
+    assert other.load_adapter(tmp_path / "with").templates == model.templates
+    model.templates = []
+    model.save_adapter(tmp_path / "with")
+    assert other.load_adapter(tmp_path / "with").templates == [] and not (tmp_path / "with" / "templates.json").exists()
+
+
+@pytest.mark.parametrize("text", ["[[1, 2", "[[1, 99999999]]", "[[-1]]", "[[true]]", '[["a"]]', "[3]"])
+def test_damaged_templates_are_refused(load_any, tmp_path, text):
+    model = load_any("llama")
+    model.templates = [[5, 6, 7]]
+    model.save_adapter(tmp_path / "a")
+    (tmp_path / "a" / "templates.json").write_text(text)
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(WeightsError, match="cannot be loaded"):
+        model.load_adapter(tmp_path / "a")
+    assert model.templates == [[5, 6, 7]] and all(map(torch.equal, before, model.parameters())), "all or nothing"
+
+
 def test_the_fast_sampler_notices_every_change_of_the_adapter(tiny):
     def equal() -> list[list[int]]:
         fast, simple = both_ways(tiny, sampling_prompts(), 4)
