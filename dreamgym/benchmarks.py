@@ -692,8 +692,9 @@ def imagination(settings: BenchmarkSettings) -> list[Row]:
     steps = annotated_steps([t for t in sample_trajectories() if t.task.kind in QUICK_KINDS])[:settings.queries]
     tasks = [make_task(kind, number) for number in range(3) for kind in QUICK_KINDS]
     with MiniWobBatch(browsers=3, maximum_steps=6) as pages:
-        def imagine() -> float:
+        def imagine(ahead: int = model.model.ahead) -> float:
             model.forget()
+            model.model.ahead = ahead
             return float(len(model.imagine([step.query for step in steps])))
 
         def act() -> float:
@@ -701,10 +702,12 @@ def imagination(settings: BenchmarkSettings) -> list[Row]:
             play_episodes(pages, tasks, lambda i, task, page, past: oracle_action(task.kind, task.goal, page, past))
             return float(pages.transitions - before)
 
-        timings = take_turns({"imagined": imagine, "real": act}, settings.repeats, settings.seconds)
-    imagined, real = rates(timings["imagined"]), rates(timings["real"])
+        timings = take_turns({"imagined": imagine, "one by one": lambda: imagine(0), "real": act},
+                             settings.repeats, settings.seconds)
+    imagined, single, real = (rates(timings[name]) for name in ("imagined", "one by one", "real"))
     name = f"{len(steps)} steps at once"
     return [make_row("imagination", name, "imagined against real steps", "times", ratios(imagined, real), note=note),
+            make_row("imagination", name, "factor that guessing adds", "times", ratios(imagined, single), note=note),
             make_row("imagination", name, "imagined", "steps/s", imagined, note=note),
             make_row("imagination", "3 browsers", "real", "steps/s", real, note="MiniWoB++, resets included")]
 

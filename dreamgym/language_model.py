@@ -329,6 +329,8 @@ class Example(NamedTuple):
 class LanguageModel:
     "A causal language model with an optional low-rank adapter. Make one with `LanguageModel.load`."
 
+    ahead = 8  # tokens that `sample` guesses at most before it checks them, on a processor; 0: none
+
     def __init__(self, network, tokenizer, placement: Placement):
         self.network, self.tokenizer, self.placement = network, tokenizer, placement
         self.adapted: dict[str, LowRankLinear] = {}
@@ -1142,8 +1144,17 @@ def _blocks(self: LanguageModel) -> list[tuple]:
         kept = self._fused = state, blocks
     return kept[1]
 
+
+@patch
+def _packed_head(self: LanguageModel) -> tuple[torch.Tensor, Callable]:
+    "The output matrix in the kernel's layout; it never changes."
+    if "_head" not in self.__dict__:
+        self._head = _packed(self.network.lm_head.weight)
+    return self._head
+
 # %% ../nbs/03_language_model.ipynb #1ce8f7a9
 _ROOM = 32  # places for new tokens that are allocated at once
+_CHEAP = 48  # rows up to which a pass takes little longer than with one
 
 
 @dataclass
@@ -1235,14 +1246,20 @@ class _Step(NamedTuple):
     places: torch.Tensor
 
 
+def _next_step(parts: Sequence[tuple[int, list[int], list[int]]]) -> torch.Tensor:  # (4, n), the parts of a `_Step`
+    "From a row's number, the tokens of its sequence and its guesses: the newest token and the guesses are read next."
+    return torch.tensor([(token, row, i, len(past) - 1 + i) for row, past, guess in parts
+                         for i, token in enumerate([past[-1], *guess])]).T.contiguous()
+
+
 @patch
 def _decode(self: LanguageModel, memory: _Memory, step: _Step, width: int) -> torch.Tensor:
     "Append up to `width` tokens to rows; return the hidden states (n, width). What a place held before is forgotten."
     (count, key_heads, room, size), rows, ahead = memory.keys[0].shape, step.rows, step.ahead
     group = self.network.config.num_attention_heads // key_heads
     last = step.places.new_zeros(count, width).index_put_((rows, ahead), step.places)
-    mask = memory.hidden.new_zeros(count, 1, width, 1, room)
-    mask.masked_fill_(torch.arange(room, device=last.device) > last[:, None, :, None, None], torch.finfo(mask.dtype).min)
+    later = torch.arange(room, device=last.device) > last[:, None, :, None, None]
+    mask = memory.hidden.new_zeros(later.shape).masked_fill_(later, torch.finfo(memory.hidden.dtype).min)
     mask = mask.expand(-1, key_heads, -1, group, -1).reshape(count * key_heads, width * group, room)
 
     def attend(block, query, key, value):  # (n, heads, size)
@@ -1282,9 +1299,6 @@ class _Decoding:
         return self.hidden
 
 # %% ../nbs/03_language_model.ipynb #e2a7d912
-_AHEAD = 4  # tokens that are guessed at most
-
-
 class _Guesser:
     "Guesses what comes next: what followed the last tokens before, in the same sequence or in a template."
 
@@ -1310,13 +1324,21 @@ class _Guesser:
         ends = [tuple(sequence[0][-n:]) for n in (4, 3, 2)]
         found = ((past, follows[end]) for end in ends for past, follows in (sequence, self.templates) if end in follows)
         past, place = next(found, ([], 0))
-        return list(takewhile(lambda token: token >= 0, past[place:place + min(most, self.count)]))
+        return list(takewhile(lambda token: token >= 0, past[place:place + max(0, min(most, self.count))]))
 
-
+# %% ../nbs/03_language_model.ipynb #e2a7d914
 def _holding(chosen: Sequence[int], guess: Sequence[int], stop: set[int]) -> int:
     "How many tokens hold that were chosen after a row's newest and after each guess: one more than were guessed right."
-    return next((n for n, pair in enumerate(zip(chosen, guess), 1) if pair[0] != pair[1] or pair[0] in stop), len(chosen))
+    wrong = (n for n, (token, guessed) in enumerate(zip(chosen, guess), 1) if token != guessed or token in stop)
+    return next(wrong, len(chosen))
 
+
+def _take(answer: Sample, found: Sequence[tuple[int, float]], guess: Sequence[int], stop: set[int]) -> Sequence[int]:
+    "Append what holds of the (token, log-probability) pairs found in a pass; return the new tokens."
+    tokens, scores = zip(*found[:_holding([token for token, _ in found], guess, stop)])
+    answer.tokens.extend(tokens)
+    answer.log_probabilities.extend(scores)
+    return tokens
 
 # %% ../nbs/03_language_model.ipynb #d60c1b47
 @patch
@@ -1329,9 +1351,9 @@ def _sample_fast(self: LanguageModel, prompts, maximum_tokens, temperature, unif
     memory = self._prefill_trees([list(p) for p in distinct], max(map(len, prompts)) + room)
     memory.select([distinct[tuple(p)] for p in prompts])
     (head, multiply), hidden, decode = self._packed_head(), memory.hidden, _Decoding(self, memory)
-    guesser, output = _Guesser(self.templates, 0 if recorded else _AHEAD), [Sample([], []) for _ in prompts]
+    guesser, output = _Guesser(self.templates, 0 if recorded else self.ahead), [Sample([], []) for _ in prompts]
     sequences, alive, running = [guesser.begin(p) for p in prompts], list(range(len(prompts))), set(range(len(prompts)))
-    taking, guesses = list(enumerate(alive)), [[] for _ in prompts]  # taking part: the row in memory, and the prompt's number
+    taking, guesses = list(enumerate(alive)), [[] for _ in prompts]  # who takes part: row in memory, prompt
     while True:
         draws = [(one, min(len(output[one].tokens) + i, maximum_tokens - 1))
                  for (_, one), guess in zip(taking, guesses, strict=True) for i in range(len(guess) + 1)]
@@ -1340,31 +1362,22 @@ def _sample_fast(self: LanguageModel, prompts, maximum_tokens, temperature, unif
         for (_, one), guess in zip(taking, guesses, strict=True):
             found = list(islice(chosen, len(guess) + 1))
             if one in running:
-                tokens, scores = zip(*found[:_holding([token for token, _ in found], guess, stop)])
-                output[one].tokens.extend(tokens)
-                output[one].log_probabilities.extend(scores)
-                guesser.add(sequences[one], tokens)
-                running -= {one} if tokens[-1] in stop or len(output[one].tokens) == maximum_tokens else set()
+                guesser.add(sequences[one], _take(output[one], found, guess, stop))
+                if output[one].tokens[-1] in stop or len(output[one].tokens) == maximum_tokens:
+                    running.remove(one)
         if not running:
             return output
         if len(running) <= len(alive) / 2:  # moving the memory takes a while
             memory.select([row for row, one in enumerate(alive) if one in running])
             alive, decode = [one for one in alive if one in running], _Decoding(self, memory)
         taking = [(row, one) for row, one in enumerate(alive) if recorded or one in running]
-        guesses = [guesser.guess(sequences[one], maximum_tokens - len(output[one].tokens) - 1) for _, one in taking]
-        step = [(token, row, i, len(sequences[one][0]) - 1 + i) for (row, one), guess in zip(taking, guesses, strict=True)
-                for i, token in enumerate([output[one].tokens[-1], *guess])]
-        if max(place for *_, place in step) >= memory.room:
-            memory.extend(_ROOM + _AHEAD)
-        hidden = decode(_Step(*torch.tensor(step, device=hidden.device).T.contiguous()), 1 + max(map(len, guesses)))
-
-
-@patch
-def _packed_head(self: LanguageModel) -> tuple[torch.Tensor, Callable]:
-    "The output matrix in the kernel's layout; it never changes."
-    if "_head" not in self.__dict__:
-        self._head = _packed(self.network.lm_head.weight)
-    return self._head
+        few = _CHEAP // len(taking) - 1  # with many rows a guess is no longer free
+        guesses = [guesser.guess(sequences[one], min(few, maximum_tokens - len(output[one].tokens) - 1))
+                   for _, one in taking]
+        if max(len(sequences[one][0]) + len(g) for (_, one), g in zip(taking, guesses, strict=True)) > memory.room:
+            memory.extend(_ROOM + self.ahead)
+        step = _next_step([(row, sequences[one][0], g) for (row, one), g in zip(taking, guesses, strict=True)])
+        hidden = decode(_Step(*step.to(hidden.device)), 1 + max(map(len, guesses)))
 
 # %% ../nbs/03_language_model.ipynb #6ef2d059
 @patch

@@ -1263,12 +1263,12 @@ def loops(prompt_count: int = 9) -> list[list[int]]:
 
 @pytest.mark.parametrize("ahead", [1, 2, 4, 9])
 @pytest.mark.parametrize("temperature", [0, 0.3, 1.0])
-def test_guessing_changes_no_answer(tiny, temperature, ahead, monkeypatch):
+def test_guessing_changes_no_answer(tiny, temperature, ahead):
     "Also with templates that are right, templates that are wrong, and sequences that end."
     prompts = loops() + sampling_prompts()
     stop = tuple(range(0, 256, 23))
     simple = tiny._sample_with(tiny._sample_batch, prompts, 30, temperature, 3, stop, 11)
-    monkeypatch.setattr(module, "_AHEAD", ahead)
+    tiny.ahead = ahead
     told = [s.tokens for s in simple if len(s.tokens) > 2]
     for templates in ([], told, [t[:-1] + [7] for t in told], [list(range(1, 200))]):
         tiny.templates = templates
@@ -1278,28 +1278,41 @@ def test_guessing_changes_no_answer(tiny, temperature, ahead, monkeypatch):
             assert len(fast.tokens) == len(fast.log_probabilities) <= 30
 
 
-def passes(model, prompts, monkeypatch, **how) -> tuple[int, list[list[int]]]:
+def passes(model, prompts, monkeypatch) -> tuple[int, list[list[int]]]:
     "How often a call goes through the blocks to decode, and what it answers."
     count, decode = [], type(model)._decode
     monkeypatch.setattr(type(model), "_decode", lambda *rest: (count.append(1), decode(*rest))[1])
-    answers = [s.tokens for s in model.sample(prompts, 30, temperature=0, **how)]
+    answers = [s.tokens for s in model.sample(prompts, 30, temperature=0)]
     monkeypatch.setattr(type(model), "_decode", decode)
     return len(count), answers
 
 
 def test_guessing_takes_fewer_passes(tiny, monkeypatch):
     prompts = sampling_prompts()[:6]
-    monkeypatch.setattr(module, "_AHEAD", 0)
+    tiny.ahead = 0
     slow, answers = passes(tiny, prompts, monkeypatch)
     assert slow == 29, "one token each"
     tiny.templates = answers
     assert passes(tiny, prompts, monkeypatch) == (slow, answers)
-    monkeypatch.setattr(module, "_AHEAD", 4)
+    tiny.ahead = 4
     tiny.templates = [p[-4:] + a for p, a in zip(prompts, answers, strict=True)]
     fast, same = passes(tiny, prompts, monkeypatch)
     assert same == answers and fast <= 15, "right guesses hold"
-    tiny.templates = []
-    assert passes(tiny, prompts, monkeypatch)[1] == answers
+
+
+def test_guesses_fill_a_pass_and_no_more(tiny, monkeypatch):
+    prompts, rows, decode = sampling_prompts(), [], type(tiny)._decode
+    tiny.templates = [p[-4:] + s.tokens for p, s in zip(prompts, tiny.sample(prompts, 30, 0), strict=True)]
+    monkeypatch.setattr(type(tiny), "_decode", lambda m, memory, step, width: (
+        rows.append((len(set(step.rows.tolist())), len(step.rows), width)), decode(m, memory, step, width))[1])
+    for count in (1, 5, 20):
+        tiny.sample(prompts[:count], 30, 0)
+    assert any(width == 1 + tiny.ahead for alive, _, width in rows if alive == 1)
+    assert any(all_rows > alive for alive, all_rows, _ in rows if alive > 5)
+    assert all(all_rows <= max(alive, module._CHEAP) and width <= 1 + tiny.ahead for alive, all_rows, width in rows)
+    rows.clear()
+    tiny.sample(prompts * 2, 30, 0, batch=60)
+    assert {all_rows for _, all_rows, _ in rows} == {len(prompts) * 2}, "too many for any guess"
 
 
 def test_guesses_come_from_the_longest_end_that_is_known():
