@@ -484,7 +484,7 @@ def _adapter_tensors(self: LanguageModel) -> dict[str, torch.nn.Parameter]:
 
 @patch
 def save_adapter(self: LanguageModel, folder: Path) -> None:
-    "Write the adapter in PEFT's own format (safetensors and adapter_config.json)."
+    "Write the adapter in PEFT's own format (safetensors and adapter_config.json), and templates where there are some."
     if not self.adapted:
         raise WeightsError("This model has no adapter to save; load it with a rank.")
     folder = Path(folder)
@@ -1106,6 +1106,13 @@ def _packed(weight: torch.Tensor) -> tuple[torch.Tensor, Callable]:
     return kernels._reorder_linear_weight(weight.contiguous(), 32), multiply
 
 
+def _padded(x: torch.Tensor) -> torch.Tensor:
+    "Rows of zeros below, up to one of few counts: for each that it meets, the library compiles a kernel and keeps it."
+    count, step = len(x), 8 if len(x) <= 48 else 64
+    more = (1 << (count - 1).bit_length()) - count if count < 8 else -count % step
+    return F.pad(x, (0, 0) * (x.dim() - 1) + (0, more)) if more and x.device.type == "cpu" else x
+
+
 class _Product(NamedTuple):
     "Linear layers that read the same input, with their low-rank terms, as one: y = [x, x Aᵀ] [W, B]ᵀ + bias."
 
@@ -1147,10 +1154,11 @@ def _blocks(self: LanguageModel) -> list[tuple]:
 
 @patch
 def _packed_head(self: LanguageModel) -> tuple[torch.Tensor, Callable]:
-    "The output matrix in the kernel's layout; it never changes."
-    if "_head" not in self.__dict__:
-        self._head = _packed(self.network.lm_head.weight)
-    return self._head
+    "The output matrix in the kernel's layout; it never changes, and models of the same weights share it."
+    owner = self.__dict__.get("blank", self)
+    if "_head" not in owner.__dict__:
+        owner._head = _packed(self.network.lm_head.weight)
+    return owner._head
 
 # %% ../nbs/03_language_model.ipynb #1ce8f7a9
 _ROOM = 32  # places for new tokens that are allocated at once
@@ -1197,8 +1205,9 @@ def _empty_memory(self: LanguageModel, rows: int, places: int) -> _Memory:
 @patch
 def _through_blocks(self: LanguageModel, x: torch.Tensor, positions: torch.Tensor, attend: Callable) -> torch.Tensor:
     "Last hidden states of (n, width) embedded tokens; `attend(block, query, key, value)` remembers and looks back."
-    network, heads = self.network.model, self.network.config.num_attention_heads
+    network, heads, count = self.network.model, self.network.config.num_attention_heads, len(x)
     half = network.layers[0].self_attn.head_dim // 2
+    x, positions = _padded(x), _padded(positions)
     cosine, sine = network.rotary_emb(x[:, None], positions[:, None])
     sine = torch.cat([-sine[..., :half], sine[..., half:]], -1)
     for number, (norm_in, product_in, product_out, norm, gate_up, down) in enumerate(self._fused[1]):
@@ -1206,10 +1215,11 @@ def _through_blocks(self: LanguageModel, x: torch.Tensor, positions: torch.Tenso
         end = (projected.shape[1] + heads) // 2  # queries, then keys, then values; of these equally many
         turned = projected[:, :end]
         turned = torch.addcmul(turned * cosine, turned.roll(half, -1), sine)  # the rotary position
-        x = x + product_out(attend(number, turned[:, :heads], turned[:, heads:], projected[:, end:]))
+        parts = (part[:count] for part in (turned[:, :heads], turned[:, heads:], projected[:, end:]))
+        x = x + product_out(_padded(attend(number, *parts)))
         gate, up = gate_up(norm(x)).chunk(2, 1)
         x = x + down(F.silu(gate).mul_(up))
-    return network.norm(x)
+    return network.norm(x[:count])
 
 # %% ../nbs/03_language_model.ipynb #5e7c90a4
 @patch
@@ -1357,7 +1367,7 @@ def _sample_fast(self: LanguageModel, prompts, maximum_tokens, temperature, unif
     while True:
         draws = [(one, min(len(output[one].tokens) + i, maximum_tokens - 1))
                  for (_, one), guess in zip(taking, guesses, strict=True) for i in range(len(guess) + 1)]
-        logits = multiply(hidden, head, None).float()
+        logits = multiply(_padded(hidden), head, None)[:len(hidden)].float()
         chosen = zip(*(t.tolist() for t in choose_tokens(logits, temperature, uniforms[tuple(zip(*draws))])))
         for (_, one), guess in zip(taking, guesses, strict=True):
             found = list(islice(chosen, len(guess) + 1))

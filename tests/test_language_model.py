@@ -1315,6 +1315,31 @@ def test_guesses_fill_a_pass_and_no_more(tiny, monkeypatch):
     assert {all_rows for _, all_rows, _ in rows} == {len(prompts) * 2}, "too many for any guess"
 
 
+def test_products_meet_few_counts_of_rows(tiny, monkeypatch):
+    "For every new count the processor's library keeps a kernel of half a megabyte."
+    met, product = set(), module._Product.__call__
+    monkeypatch.setattr(module._Product, "__call__", lambda self, x: (met.add(len(x)), product(self, x))[1])
+    prompts = sampling_prompts() + loops()
+    for count in range(1, len(prompts)):
+        tiny.sample(prompts[:count], 20, 1.0, seed=count, stop=tuple(range(0, 256, 20)))
+    assert met <= {1, 2, 4, *range(8, 49, 8), *range(64, 1300, 64)} and len(met) > 6
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 9, 47, 48, 49, 64, 65, 700])
+def test_padding_adds_zeros_below(count):
+    for shape in ((count,), (count, 3), (count, 2, 4)):
+        x = torch.randn(shape)
+        padded = module._padded(x)
+        assert torch.equal(padded[:count], x) and not padded[count:].any()
+        assert len(padded) in {1, 2, 4, *range(8, 49, 8), *range(64, 1300, 64)} and len(padded) - count < 64
+
+
+def test_models_of_the_same_weights_share_the_packed_output_matrix(load_any):
+    first, second = load_any("llama"), load_any("llama")
+    assert first._packed_head()[0] is second._packed_head()[0]
+    assert first._packed_head()[0] is not load_any("qwen")._packed_head()[0]
+
+
 def test_guesses_come_from_the_longest_end_that_is_known():
     guesser = module._Guesser([[1, 2, 3, 4, 50, 51], [3, 4, 60, 61]], count=4)
     assert guesser.guess(guesser.begin([9, 3, 4]), 9) == [60, 61], "the later of two, and no further than its end"
