@@ -1106,9 +1106,12 @@ def _packed(weight: torch.Tensor) -> tuple[torch.Tensor, Callable]:
     return kernels._reorder_linear_weight(weight.contiguous(), 32), multiply
 
 
+_CHEAP = 48  # rows up to which a pass takes little longer than with one
+
+
 def _padded(x: torch.Tensor) -> torch.Tensor:
     "Rows of zeros below, up to one of few counts: for each that it meets, the library compiles a kernel and keeps it."
-    count, step = len(x), 8 if len(x) <= 48 else 64
+    count, step = len(x), 8 if len(x) <= _CHEAP else 64
     more = (1 << (count - 1).bit_length()) - count if count < 8 else -count % step
     return F.pad(x, (0, 0) * (x.dim() - 1) + (0, more)) if more and x.device.type == "cpu" else x
 
@@ -1162,7 +1165,6 @@ def _packed_head(self: LanguageModel) -> tuple[torch.Tensor, Callable]:
 
 # %% ../nbs/03_language_model.ipynb #1ce8f7a9
 _ROOM = 32  # places for new tokens that are allocated at once
-_CHEAP = 48  # rows up to which a pass takes little longer than with one
 
 
 @dataclass

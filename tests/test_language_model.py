@@ -1352,7 +1352,7 @@ def test_guesses_come_from_the_longest_end_that_is_known():
     assert module._Guesser([[3, 4, 5]], count=0).guess(([3, 4], {}), 4) == []
 
 
-def test_a_sequence_that_grows_is_as_one_that_was_long(tiny):
+def test_a_sequence_that_grows_is_as_one_that_was_long():
     random = np.random.default_rng(1).integers(0, 4, size=60).tolist()
     guesser = module._Guesser([], 4)
     growing = guesser.begin(random[:5])
