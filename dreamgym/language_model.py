@@ -1529,12 +1529,13 @@ class Embedder:
         batch: int = 64,  # texts computed together
     ) -> np.ndarray:  # (texts, 384) float32, each row of length 1
         "Mean of the last hidden states over the real tokens, normalised."
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        output = np.zeros((len(texts), self.width), np.float32)
-        for start in range(0, len(order), batch):
-            rows = order[start:start + batch]
-            inputs = self.tokenizer([texts[i] for i in rows], padding=True, truncation=True, max_length=128,
+        distinct = sorted(set(texts), key=lambda text: (len(text), text))  # equal texts once, similar lengths together
+        vectors = np.zeros((len(distinct), self.width), np.float32)
+        for start in range(0, len(distinct), batch):
+            inputs = self.tokenizer(distinct[start:start + batch], padding=True, truncation=True, max_length=128,
                                     return_tensors="pt")
             hidden, mask = self.network(**inputs).last_hidden_state.float(), inputs["attention_mask"][..., None]
-            output[rows] = F.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1).numpy()
-        return output
+            pooled = (hidden * mask).sum(1) / mask.sum(1)
+            vectors[start:start + batch] = F.normalize(pooled, dim=-1).numpy()
+        rows = {text: row for row, text in enumerate(distinct)}
+        return vectors[[rows[text] for text in texts]]

@@ -1599,3 +1599,12 @@ def test_the_embedder(dtype, monkeypatch):
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2]
     assert np.array_equal(vectors[0], vectors[4])
     assert embedder.embed([]).shape == (0, 384)
+
+
+@pytest.mark.slow
+def test_equal_texts_are_embedded_once(monkeypatch):
+    embedder, seen = Embedder(), []
+    network = embedder.network.forward
+    monkeypatch.setattr(embedder.network, "forward", lambda **x: seen.append(len(x["input_ids"])) or network(**x))
+    embedder.embed(["a page", "another", "a page", "a page", "another"], batch=2)
+    assert seen == [2]
