@@ -185,7 +185,7 @@ def demonstrations(
         longest[trajectory.task.kind] = max(longest[trajectory.task.kind], len(trajectory))
     for trajectory in in_turn(perfect, lambda t: (t.task.kind, t.task.goal)):
         kind = trajectory.task.kind
-        if count[kind] < run.scale.demonstrations_per_step * longest[kind]:
+        if count[kind] < max(round(longest[kind] ** run.scale.demonstration_power), run.scale.fewest_demonstrations):
             count[kind] += 1
             output.append(trajectory)
     return output

@@ -1,7 +1,6 @@
 "Rollouts: exact records, batches that shrink, groups, one function for every world, and the warm start."
 
 from dataclasses import replace
-from math import ceil
 
 import numpy as np
 import pytest
@@ -326,24 +325,25 @@ def run_with_data(quick_run):
 
 def test_demonstrations_are_few_and_by_the_oracle(run_with_data):
     chosen = demonstrations(run_with_data)
-    limit = ceil(2 * run_with_data.scale.demonstrations_per_step)  # these episodes have two steps
+    limit = round(2**run_with_data.scale.demonstration_power)  # these episodes have two steps
     assert [t.task.id for t in chosen] == [f"{kind}/{n}" for n in range(limit) for kind in ("a", "b")]
     assert {t.source for t in chosen} == {"oracle"}
 
 
-@pytest.mark.parametrize(("per_step", "of_long", "of_short"), [(1, 2, 1), (1.5, 3, 2), (2, 4, 2)])
-def test_long_task_types_get_more_demonstrations(quick_run, per_step, of_long, of_short):
-    quick_run.scale = replace(quick_run.scale, demonstrations_per_step=per_step)
+@pytest.mark.parametrize(("power", "fewest", "of_long", "of_short"), [
+    (0, 1, 1, 1), (1, 1, 2, 1), (1.5, 1, 3, 1), (2, 1, 4, 1), (2, 0, 4, 1), (2, 2, 4, 2), (1, 3, 3, 3)])
+def test_long_task_types_get_more_demonstrations(quick_run, power, fewest, of_long, of_short):
+    quick_run.scale = replace(quick_run.scale, demonstration_power=power, fewest_demonstrations=fewest)
     long = [shown("long", n, "oracle") for n in range(30)]
     short = [t.model_copy(update={"task": t.task.model_copy(update={"kind": "short", "id": f"short/{n}"}),
                                   "transitions": t.transitions[-1:]}) for n, t in enumerate(long)]
     write_trajectories(quick_run.path / "offline.jsonl", long + short)
     kinds = [t.task.kind for t in demonstrations(quick_run)]
-    assert (kinds.count("long"), kinds.count("short")) == (of_long, of_short), "rounded up"
+    assert (kinds.count("long"), kinds.count("short")) == (of_long, of_short), "rounded"
 
 
 def test_goals_take_turns_among_the_demonstrations(quick_run):
-    quick_run.scale = replace(quick_run.scale, demonstrations_per_step=2)
+    quick_run.scale = replace(quick_run.scale, demonstration_power=2)
     goals = ["OK"] * 7 + ["x", "OK", "Cancel", "x", "x"]
     trajectories = [shown("a", n, "oracle") for n in range(len(goals))]
     trajectories = [t.model_copy(update={"task": t.task.model_copy(update={"goal": goal})})
@@ -358,7 +358,7 @@ def test_the_warm_start_is_a_stage(run_with_data, tiny_model_folder, monkeypatch
     folder = warm_start(run_with_data)
     assert folder == run_with_data.path / "agent" / "warm_start"
     record = run_with_data.metrics()["warm_start"]
-    assert record["examples"] == 2 * 2 * ceil(2 * run_with_data.scale.demonstrations_per_step) and record["losses"]
+    assert record["examples"] == 2 * 2 * round(2**run_with_data.scale.demonstration_power) and record["losses"]
     before = (folder / "adapter_model.safetensors").read_bytes()
     monkeypatch.setattr(module, "demonstrations", lambda run: pytest.fail("it was built a second time"))
     assert warm_start(run_with_data) == folder and (folder / "adapter_model.safetensors").read_bytes() == before
