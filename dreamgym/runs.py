@@ -58,7 +58,7 @@ class _Experience:
     start_seeds_per_kind: int = size(40, "first pages for training in the dream")
     branches: int = size(3, "wrong-action branches per task")
     lora_rank: int = size(16, "rank")
-    demonstration_power: float = size(2.0, "a task type of n steps shows n to this power oracle trajectories,")
+    demonstration_power: float = size(1.5, "a task type of n steps shows n to this power oracle trajectories,")
     fewest_demonstrations: int = size(2, "but at least so many: one alone shows one goal")
     warm_start_epochs: int = size(4, "epochs")
     warm_start_learning_rate: float = size(1e-3, "per step")
@@ -78,7 +78,7 @@ class _Experience:
 @dataclass(frozen=True)
 class Scale(_Experience):
     "Every size of a run in one place. The code is the same at all scales; only these numbers change."
-    iterations: int = size(5, "policy updates in the dream", paper="curves of about 150 steps (Fig. 3)")
+    iterations: int = size(6, "policy updates in the dream", paper="curves of about 150 steps (Fig. 3)")
     tasks_per_iteration: int = size(16, "tasks", elsewhere="verl-agent's scripts: 16")
     algorithm: str = size("grpo", "grpo, dr_grpo, dapo, gspo or ppo", "GRPO and PPO (Table 1)")
     group_size: int = size(8, "rollouts per task", elsewhere="verl-agent's scripts: 8")
@@ -111,12 +111,11 @@ _SCALES = {
                 development_per_kind=4, quality_steps=200, retrieved=2),
     "gpu": dict(model="Qwen/Qwen2.5-1.5B-Instruct", kinds=CPU_KINDS, maximum_steps=6, offline_seeds_per_kind=100,
                 lora_rank=32, experience_token_budget=4_000_000, iterations=60, tasks_per_iteration=28,
-                temperature=1.0, policy_learning_rate=2e-4, test_per_kind=25, retrieved=3, history_length=4,
-                demonstration_power=1.0),
+                temperature=1.0, policy_learning_rate=2e-4, test_per_kind=25, retrieved=3, history_length=4),
     "paper": dict(model="meta-llama/Llama-3.1-8B-Instruct", kinds=CPU_KINDS, offline_seeds_per_kind=400,
                   lora_rank=64, experience_token_budget=40_000_000, iterations=150, tasks_per_iteration=16,
                   temperature=1.0, policy_learning_rate=2e-4, test_per_kind=25, retrieved=3, history_length=8,
-                  maximum_steps=15, demonstration_power=1.0),
+                  maximum_steps=15),
 }
 
 # %% ../nbs/01_runs.ipynb #2ce85113
