@@ -1003,7 +1003,7 @@ def _dream_task(run: Run, kind: str, seed: int):
 @app.command()
 def dream(
     run: Annotated[str, typer.Option(help="Run directory with a trained experience model.")] = "",
-    kind: Annotated[str, typer.Option(help="Task type, for example login-user.")] = "",
+    kind: Annotated[str, typer.Option(help="Task type, for example enter-text.")] = "",
     seed: Annotated[int, typer.Option(help="Chooses the task.")] = 0,
 ) -> None:
     "Play an episode inside the experience model."

@@ -43,7 +43,7 @@ def size(
     return field(default=default, metadata={"unit": unit, "paper": paper, "elsewhere": elsewhere})
 
 # %% ../nbs/01_runs.ipynb #b2cc0a4a
-QUICK_KINDS = ("click-button", "click-dialog-2", "enter-text", "login-user")
+QUICK_KINDS = ("click-button", "click-dialog-2", "enter-text")
 
 # %% ../nbs/01_runs.ipynb #2a38ad1a
 @dataclass(frozen=True)
@@ -53,33 +53,33 @@ class _Experience:
     model: str = size("smollm2", "name or folder", "Llama-3.2-3B, Llama-3.1-8B, Qwen2.5-7B (Table 1)")
     kinds: tuple[str, ...] = size(QUICK_KINDS, "MiniWoB++ task types", "WebShop, ALFWorld, WebArena-Lite")
     browsers: int = size(3, "browsers at once", "at most 4 parallel sessions on WebArena (App. A)")
-    maximum_steps: int = size(4, "actions per episode", elsewhere="verl-agent's scripts: 15 and 50")
+    maximum_steps: int = size(3, "actions per episode", elsewhere="verl-agent's scripts: 15 and 50")
     offline_seeds_per_kind: int = size(80, "tasks", paper="3,600 to 5,200 trajectories a benchmark (App. A)")
     start_seeds_per_kind: int = size(40, "first pages for training in the dream")
     branches: int = size(3, "wrong-action branches per task")
     lora_rank: int = size(16, "rank")
-    demonstration_power: float = size(1.5, "a task type of n steps shows n to this power oracle trajectories,")
+    demonstration_power: float = size(2.0, "a task type of n steps shows n to this power oracle trajectories,")
     fewest_demonstrations: int = size(2, "but at least so many: one alone shows one goal")
     warm_start_epochs: int = size(4, "epochs")
     warm_start_learning_rate: float = size(1e-3, "per step")
     experience_epochs: int = size(1, "epochs", elsewhere="an introduction: 5")
     experience_learning_rate: float = size(2.5e-3, "per step")
-    experience_token_budget: int = size(90_000, "training tokens")
+    experience_token_budget: int = size(60_000, "training tokens")
     outcome_weight: float = size(3.0, "weight of the tokens that carry the reward", "1 (equation 5)")
-    variation_examples: int = size(40, "task pairs in the experience model's training")
-    judgement_examples: int = size(400, "traces without their pages in the experience model's training")
+    variation_examples: int = size(30, "task pairs in the experience model's training")
+    judgement_examples: int = size(300, "traces without their pages in the experience model's training")
     retrieved: int = size(1, "demonstrations (k)", elsewhere="an introduction: 3")
     history_length: int = size(2, "past steps", elsewhere="verl-agent's scripts: 2")
     quality_steps: int = size(48, "held-out real steps on which the experience model is measured")
-    development_per_kind: int = size(12, "panel tasks")
-    test_per_kind: int = size(15, "panel tasks")
+    development_per_kind: int = size(16, "panel tasks")
+    test_per_kind: int = size(20, "panel tasks")
 
 # %% ../nbs/01_runs.ipynb #5e9d3b17
 @dataclass(frozen=True)
 class Scale(_Experience):
     "Every size of a run in one place. The code is the same at all scales; only these numbers change."
     iterations: int = size(6, "policy updates in the dream", paper="curves of about 150 steps (Fig. 3)")
-    tasks_per_iteration: int = size(16, "tasks", elsewhere="verl-agent's scripts: 16")
+    tasks_per_iteration: int = size(12, "tasks", elsewhere="verl-agent's scripts: 16")
     algorithm: str = size("grpo", "grpo, dr_grpo, dapo, gspo or ppo", "GRPO and PPO (Table 1)")
     group_size: int = size(8, "rollouts per task", elsewhere="verl-agent's scripts: 8")
     policy_learning_rate: float = size(4e-4, "per step", elsewhere="verl-agent's scripts: 1e-6, no LoRA")
@@ -103,19 +103,22 @@ CPU_KINDS = ("click-button", "click-link", "click-option", "click-checkboxes", "
              "login-user", "focus-text-2", "click-tab-2", "click-collapsible-2", "click-dialog-2", "click-widget",
              "search-engine", "navigate-tree")
 
+_MORE = dict(variation_examples=40, judgement_examples=400)  # what many task types need
+
 _SCALES = {
     "quick": {},
     "cpu": dict(kinds=CPU_KINDS, maximum_steps=6, offline_seeds_per_kind=24, experience_token_budget=400_000,
                 warm_start_epochs=2, demonstration_power=1.0, fewest_demonstrations=1, iterations=8,
                 tasks_per_iteration=28, temperature=1.0, dead_weight=0.5, smallest_value=0.05, test_per_kind=10,
-                development_per_kind=4, quality_steps=200, retrieved=2),
+                development_per_kind=4, quality_steps=200, retrieved=2, **_MORE),
     "gpu": dict(model="Qwen/Qwen2.5-1.5B-Instruct", kinds=CPU_KINDS, maximum_steps=6, offline_seeds_per_kind=100,
                 lora_rank=32, experience_token_budget=4_000_000, iterations=60, tasks_per_iteration=28,
-                temperature=1.0, policy_learning_rate=2e-4, test_per_kind=25, retrieved=3, history_length=4),
+                temperature=1.0, policy_learning_rate=2e-4, test_per_kind=25, retrieved=3, history_length=4,
+                development_per_kind=12, demonstration_power=1.5, **_MORE),
     "paper": dict(model="meta-llama/Llama-3.1-8B-Instruct", kinds=CPU_KINDS, offline_seeds_per_kind=400,
                   lora_rank=64, experience_token_budget=40_000_000, iterations=150, tasks_per_iteration=16,
                   temperature=1.0, policy_learning_rate=2e-4, test_per_kind=25, retrieved=3, history_length=8,
-                  maximum_steps=15),
+                  maximum_steps=15, development_per_kind=12, demonstration_power=1.5, **_MORE),
 }
 
 # %% ../nbs/01_runs.ipynb #2ce85113
