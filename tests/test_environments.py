@@ -274,6 +274,14 @@ def test_a_changed_panel_file_is_noticed(tmp_path, monkeypatch, damage):
         panel_hash()
 
 
+@pytest.mark.parametrize("name", ["quick", "cpu", "gpu", "paper"])
+def test_every_scale_leaves_its_tasks_steps_enough(name):
+    scale = Scale.named(name)
+    needed = {t.task.kind: len(t) for t in sample_trajectories() if t.source == "oracle" and t.task.kind in scale.kinds}
+    assert set(needed) == set(scale.kinds), "a scale trains on kinds that the sample shows"
+    assert max(needed.values()) < scale.maximum_steps, "one step at least is left for a mistake"
+
+
 def test_the_sample_covers_all_training_kinds_with_both_outcomes():
     sample = sample_trajectories()
     assert (data_folder() / "sample_trajectories.jsonl").stat().st_size <= 300_000
