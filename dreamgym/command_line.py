@@ -395,7 +395,7 @@ def is_done(run: Run, source: Path) -> bool:
     return all((run.path / name).exists() for name in (f"notebooks/{source.name}", *row["stages"]))
 
 # %% ../nbs/91_command_line.ipynb #63e816d4
-_WEIGHTS = {"02": 61, "03": 23, "05": 263, "06": 14, "07": 11, "08": 71, "09": 149, "10": 82, "11": 369, "12": 82,
+_WEIGHTS = {"02": 61, "03": 23, "05": 263, "06": 14, "07": 11, "08": 71, "09": 149, "10": 65, "11": 265, "12": 82,
             "18": 50, "90": 18, "91": 26}
 _GROWTH = {"quick": 1.0, "cpu": 5.0, "gpu": 30.0, "paper": 500.0}  # of the chapters above; the others take about 10
 

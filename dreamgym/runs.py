@@ -78,12 +78,12 @@ class _Experience:
 @dataclass(frozen=True)
 class Scale(_Experience):
     "Every size of a run in one place. The code is the same at all scales; only these numbers change."
-    iterations: int = size(6, "policy updates in the dream", paper="curves of about 150 steps (Fig. 3)")
+    iterations: int = size(4, "policy updates in the dream", paper="curves of about 150 steps (Fig. 3)")
     tasks_per_iteration: int = size(12, "tasks", elsewhere="verl-agent's scripts: 16")
     algorithm: str = size("grpo", "grpo, dr_grpo, dapo, gspo or ppo", "GRPO and PPO (Table 1)")
     group_size: int = size(8, "rollouts per task", elsewhere="verl-agent's scripts: 8")
     policy_learning_rate: float = size(4e-4, "per step", elsewhere="verl-agent's scripts: 1e-6, no LoRA")
-    policy_warmup: int = size(6, "optimiser steps over which the policy's learning rate rises")
+    policy_warmup: int = size(4, "optimiser steps over which the policy's learning rate rises")
     minibatches: int = size(2, "optimiser steps per batch of rollouts")
     kl_weight: float = size(0.0, "weight of the KL term towards the warm start")
     dead_weight: float = size(0.0, "weight of groups whose rewards are all equal", "0: GRPO gives them no advantage")
@@ -103,7 +103,7 @@ CPU_KINDS = ("click-button", "click-link", "click-option", "click-checkboxes", "
              "login-user", "focus-text-2", "click-tab-2", "click-collapsible-2", "click-dialog-2", "click-widget",
              "search-engine", "navigate-tree")
 
-_MORE = dict(variation_examples=40, judgement_examples=400)  # what many task types need
+_MORE = dict(variation_examples=40, judgement_examples=400, policy_warmup=6)  # what many task types need
 
 _SCALES = {
     "quick": {},
