@@ -103,7 +103,7 @@ CPU_KINDS = ("click-button", "click-link", "click-option", "click-checkboxes", "
              "login-user", "focus-text-2", "click-tab-2", "click-collapsible-2", "click-dialog-2", "click-widget",
              "search-engine", "navigate-tree")
 
-_MORE = dict(variation_examples=40, judgement_examples=400, policy_warmup=6)  # what many task types need
+_MORE = dict(variation_examples=40, judgement_examples=400, policy_warmup=6)  # many task types, more updates
 
 _SCALES = {
     "quick": {},
