@@ -263,6 +263,18 @@ class _SteadyProducts(TorchDispatchMode):
         return function(*args, **kwargs or {})
 
 # %% ../nbs/03_language_model.ipynb #f0d3e69c
+def _sum_products(
+    narrow: torch.Tensor,  # (rows, ranks)
+    b: torch.Tensor,  # (outputs, ranks)
+    x: torch.Tensor,  # (rows, inputs)
+    weight: torch.Tensor,  # (outputs, inputs)
+    bias: torch.Tensor | None = None,  # (outputs,)
+) -> torch.Tensor:  # (rows, outputs)
+    "narrow Bᵀ + x Wᵀ (+ bias), the small product first: the large one is added to it before it is rounded."
+    output = narrow @ b.T if bias is None else torch.addmm(bias, narrow, b.T)
+    return output.addmm_(x, weight.T)
+
+
 class _LowRankProduct(torch.autograd.Function):
     "y = x Wᵀ + (x Aᵀ) Bᵀ; gradients for x, A and B only, nothing but x and the narrow x Aᵀ is kept."
 
@@ -272,15 +284,14 @@ class _LowRankProduct(torch.autograd.Function):
         a, b = a.to(x.dtype), b.to(x.dtype)
         narrow = inputs @ a.T
         context.save_for_backward(inputs, narrow, a, b, weight)
-        output = F.linear(inputs, weight).addmm_(narrow, b.T)
-        return output.view(*x.shape[:-1], -1)
+        return _sum_products(narrow, b, inputs, weight).view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(context, gradient):
         inputs, narrow, a, b, weight = context.saved_tensors
         flat = gradient.reshape(-1, gradient.shape[-1])
         low = flat @ b
-        gradient_x = (flat @ weight).addmm_(low, a) if context.needs_input_grad[0] else None
+        gradient_x = _sum_products(low, a.T, flat, weight.T) if context.needs_input_grad[0] else None
         gradient_x = None if gradient_x is None else gradient_x.view(*gradient.shape[:-1], -1)
         return gradient_x, (low.T @ inputs).float(), (flat.T @ narrow).float(), None
 
@@ -754,26 +765,23 @@ class _Products(torch.autograd.Function):
 
     @staticmethod
     def forward(context, x, weight, bias, scale, *thin):  # thin: A and B of every layer, or nothing
-        output, kept = F.linear(x, weight, bias), ()
+        kept = ()
         if thin:
             a, b = torch.cat(thin[::2]).to(x.dtype), torch.block_diag(*thin[1::2]).to(x.dtype)
             kept = x, (x @ a.T).mul_(scale), a, b
-            output.addmm_(kept[1], b.T)
             context.heights, context.ranks = zip(*(part.shape for part in thin[1::2]), strict=True)
         context.save_for_backward(weight, *kept)
         context.scale = scale
-        return output
+        return _sum_products(kept[1], b, x, weight, bias) if thin else F.linear(x, weight, bias)
 
     @staticmethod
     def backward(context, gradient):
         weight, *kept = context.saved_tensors
-        gradient_x = gradient @ weight if context.needs_input_grad[0] else None
         if not kept:
-            return gradient_x, None, None, None
+            return gradient @ weight if context.needs_input_grad[0] else None, None, None, None
         x, narrow, a, b = kept
         low = (gradient @ b).mul_(context.scale)
-        if gradient_x is not None:
-            gradient_x.addmm_(low, a)
+        gradient_x = _sum_products(low, a.T, gradient, weight.T) if context.needs_input_grad[0] else None
         gradient_a, below = (low.T @ x).split(context.ranks), (gradient.T @ narrow).split(context.heights)
         gradient_b = [rows.split(context.ranks, 1)[i] for i, rows in enumerate(below)]  # the blocks on the diagonal
         return gradient_x, None, None, None, *(g for pair in zip(gradient_a, gradient_b, strict=True) for g in pair)
