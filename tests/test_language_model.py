@@ -421,6 +421,30 @@ def test_a_low_rank_layer_in_bf16_keeps_fp32_gradients():
         assert_close_relative(parameter.grad, reference, 0.02)
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("way", ["plain", "learner", "sampler"])
+def test_a_small_term_survives_bf16(way, bias):
+    "A young adapter adds a thousandth: added to a product that is rounded already, most of it would be lost."
+    generator = torch.Generator().manual_seed(1)
+    layer = torch.nn.Linear(576, 256, bias=bias).to(torch.bfloat16).requires_grad_(False)
+    adapted = LowRankLinear(layer, rank=8)
+    adapted.lora_b.data.normal_(0, 2e-4, generator=generator)
+    x = torch.randn(32, 576, generator=generator).bfloat16().requires_grad_()
+    passes = {"plain": adapted, "learner": lambda x: module._multiply(x, adapted.weight, adapted),
+              "sampler": module._fuse(adapted)}
+    output = passes[way](x)
+    a, b = adapted.lora_a.detach().double(), adapted.lora_b.detach().double() * adapted.scale
+    large = F.linear(x.detach().double(), layer.weight.double(), layer.bias.double() if bias else None)
+    term = x.detach().double() @ a.T @ b.T
+    assert 0.9 < float(((output.detach().double() - large) * term).sum() / term.square().sum()) < 1.1
+    if way != "sampler":  # the gradient of the input has a small term as well
+        slope = torch.randn(output.shape, generator=generator).bfloat16()
+        gradient, = torch.autograd.grad(output, x, slope)
+        term = slope.double() @ b @ a
+        rest = gradient.double() - slope.double() @ layer.weight.double()
+        assert 0.9 < float((rest * term).sum() / term.square().sum()) < 1.1
+
+
 def test_a_fresh_adapter_changes_nothing(tiny_model_folder):
     plain = LanguageModel.load(str(tiny_model_folder), device="cpu", dtype="float32")
     adapted = LanguageModel.load(str(tiny_model_folder), 4, "cpu", "float32")
