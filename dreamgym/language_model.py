@@ -252,14 +252,16 @@ class _SteadyProducts(TorchDispatchMode):
     "Inside this `with` block a product with a matrix has 64 rows, padded where need be: a row comes out the same anywhere."
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        aten = torch.ops.aten
+        aten, fill = torch.ops.aten, lambda part: F.pad(part, (0, 0, 0, 64 - len(part)))
         if function in (aten.mm.default, aten.linear.default) and len(args[0]):
             rows = args[0].reshape(-1, args[0].shape[-1])
-            parts = [function(F.pad(part, (0, 0, 0, 64 - len(part))), *args[1:])[:len(part)] for part in rows.split(64)]
+            parts = [function(fill(part), *args[1:])[:len(part)] for part in rows.split(64)]
             return torch.cat(parts).view(*args[0].shape[:-1], -1)
-        if function in (aten.addmm.default, aten.addmm_.default) and not kwargs:
-            product = self.__torch_dispatch__(aten.mm.default, types, args[1:]) + args[0]
-            return args[0].copy_(product) if function is aten.addmm_.default else product
+        if function in (aten.addmm.default, aten.addmm_.default) and not kwargs and len(args[1]):
+            added = args[0].expand(len(args[1]), args[2].shape[1])
+            parts = [aten.addmm.default(fill(more), fill(part), args[2])[:len(part)]
+                     for more, part in zip(added.split(64), args[1].split(64), strict=True)]
+            return args[0].copy_(torch.cat(parts)) if function is aten.addmm_.default else torch.cat(parts)
         return function(*args, **kwargs or {})
 
 # %% ../nbs/03_language_model.ipynb #f0d3e69c
