@@ -273,8 +273,8 @@ def _sum_products(
     bias: torch.Tensor | None = None,  # (outputs,)
 ) -> torch.Tensor:  # (rows, outputs)
     "narrow Bᵀ + x Wᵀ (+ bias), the small product first: the large one is added to it before it is rounded."
-    output = narrow @ b.T if bias is None else torch.addmm(bias, narrow, b.T)
-    return output.addmm_(x, weight.T)
+    output = (narrow @ b.T).addmm_(x, weight.T)
+    return output if bias is None else output.add_(bias)  # last: beside a large bias a small term would be lost too
 
 
 class _LowRankProduct(torch.autograd.Function):
