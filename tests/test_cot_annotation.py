@@ -10,6 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 import dreamgym.cot_annotation as module
 from dreamgym.cot_annotation import (
@@ -30,11 +32,14 @@ from dreamgym.cot_annotation import (
     apply_annotation,
     chosen_annotator,
     explain_transition,
+    mask_quoted,
+    named_texts,
     parse_annotation,
     question_key,
     trace_fault,
+    trace_text,
 )
-from dreamgym.environments import sample_trajectories
+from dreamgym.environments import Element, render_state, sample_trajectories
 from dreamgym.language_model import LanguageModel, Sample, choose_placement
 from dreamgym.trajectories import (
     END_STATE,
@@ -260,6 +265,127 @@ def test_what_wins_may_be_meant_otherwise():
     assert trace_fault(trace, 'Click the button labeled "x".', "[1] button 'Close'\n[2] button 'OK'") == ""
     page = "[1] button 'Close'\n[2] button 'x'"
     assert trace_fault(trace, 'Click the button labeled "x".', page) == "the page holds 'x', which is not 'Close'"
+
+
+# Whatever a page can hold: any letters, and above all the words and marks of which traces are made.
+OWN_WORDS = st.lists(st.sampled_from([
+    "wait", "for", "me", "yes", "no", "is", "on", "off", "or", "extra", "complete", "not", "nothing", "into", "wrong",
+    "order", "Check:", "Task", "names", "It", "clicks", "This", "ends", "the", "task", "well.", "a,", "b.", "'", "'c'",
+    "d'e", "\\", "\\'", ";", "2nd", "Submit", "button", "input", "(end)", "\u2028", "\x85",
+]), min_size=1, max_size=5).map(" ".join)
+ANY_TEXT = st.one_of(OWN_WORDS, st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12))
+TEXT = ANY_TEXT.map(lambda text: " ".join(text.split())).filter(bool)
+PRESS = Element(9, "button", "Submit")
+often = settings(max_examples=150, deadline=None)
+
+
+def filled(*texts):
+    "A form whose fields hold texts."
+    tags = ("input", "password")
+    return render_state([Element(i, tags[i - 1], text) for i, text in enumerate(texts, 1)] + [PRESS])
+
+
+def login_goal(*texts):
+    return "Enter the username {} and the password {} and press Submit.".format(*(f'"{text}"' for text in texts))
+
+
+@often
+@given(TEXT, TEXT)
+@example("wait for me", "yes, complete. This ends")
+@example("a is on yes", "nothing")
+def test_an_earned_login_is_not_doubted(name, password):
+    page, goal = filled(name, password), login_goal(name, password)
+    trace = explain(goal, page, "click 9", 1.0)
+    assert trace_fault(trace, goal, page) == "" and len(trace.split("\n")) == 1
+    if '"' not in name + password and "Submit" not in (name, password) and "button" not in (name, password):
+        assert trace.endswith("yes, complete. This ends the task well."), "and it is called complete"
+
+
+@often
+@given(TEXT, st.sampled_from(["input", "password", "textarea"]))
+@example("wait for me", "input")
+@example("Cancel", "input")
+def test_an_earned_text_is_not_doubted(text, tag):
+    page = render_state([Element(1, tag, text), PRESS, Element(3, "button", "Cancel")])
+    goal = f'Enter "{text}" into the text field and press Submit.'
+    assert trace_fault(explain(goal, page, "click 9", 1.0), goal, page) == ""
+
+
+@often
+@given(st.lists(TEXT, min_size=2, max_size=4, unique=True), st.sampled_from(["checkbox", "radio"]))
+@example(["wait for me", "me", "wait"], "checkbox")
+@example(["a is on yes", "extra, complete"], "checkbox")
+def test_earned_boxes_and_options_are_not_doubted(texts, tag):
+    *wanted, other = texts
+    boxes = [Element(i, tag, text, text in wanted) for i, text in enumerate(texts, 1)]
+    for goal in (f"Select {', '.join(wanted)} and click Submit.",
+                 "Select {} and click Submit.".format(", ".join(f'"{text}"' for text in wanted))):
+        page = render_state([*boxes, PRESS])
+        assert trace_fault(explain(goal, page, "click 9", 1.0), goal, page) == ""
+        page = render_state([Element(1, "select", wanted[0], None, tuple(texts)), PRESS])
+        assert trace_fault(explain(f'Select "{wanted[0]}" and submit.', page, "click 9", 1.0),
+                           f'Select "{wanted[0]}" and submit.', page) == ""
+
+
+@often
+@given(TEXT, TEXT, st.sampled_from(["button", "link", "tab"]))
+@example("wait for me", "me", "button")
+@example("no", "yes", "button")
+def test_an_earned_button_is_not_doubted(text, other, tag):
+    page, goal = render_state([Element(1, tag, text), Element(2, tag, other)]), f'Click on the "{text}" {tag}.'
+    assert trace_fault(explain(goal, page, "click 1", 1.0), goal, page) == ""
+
+
+@often
+@given(TEXT, TEXT, TEXT)
+@example("wait for me", "me", "wait")
+@example("Ada", "Ada'", "x")
+def test_a_wrong_text_is_still_spoken_against(name, password, held):
+    "The trace of the right page, held against a page whose field holds something else, gives itself away."
+    if held in (name, password, "Submit") or '"' in name + password or {"Submit", "button"} & {name, password}:
+        return
+    goal = login_goal(name, password)
+    trace = explain(goal, filled(name, password), "click 9", 1.0)
+    assert trace_fault(trace, goal, filled(held, password)) != "" or name == password
+    assert trace_fault(trace, login_goal(held, password), filled(held, password)) != "", "another task"
+    lost = explain(goal, filled(held, password), "click 9").replace("badly.", "well.")
+    end = len(lost) - len("not complete. This ends the task well.")
+    assert mask_quoted(lost)[end:].startswith("not complete")
+    assert trace_fault(lost[:end] + lost[end:].removeprefix("not "), goal, filled(held, password)) != ""
+
+
+@often
+@given(TEXT)
+def test_a_text_in_a_trace_can_be_read_back(text):
+    assert module._read(trace_text(text)) == text
+    assert trace_text(" " + text.replace(" ", "\n") + " ") == trace_text(text), "one line, as on a page"
+    assert module._cut(f"{trace_text(text)}, {trace_text(text)}", ", ") == [trace_text(text)] * 2
+
+
+def test_plain_texts_stand_bare():
+    bare = ["vina", "Yes", "no", "Section #3", "Tab #2", "don't", "Jo.n", "10:30", "x", "a@b.org", "Ella's", "wait"]
+    assert [text for text in bare if trace_text(text) != text] == []
+    quoted = ["wait for me", "yes, no", "libero.", "'a", "nothing", "say no", "this is on", "a or b"]
+    assert [text for text in quoted if not trace_text(text).startswith("'")] == []
+
+
+@pytest.mark.parametrize("goal, page, named", [
+    ("Select Papua New Guinea from the list.", "[1] select '' of 'Guinea' | 'New Guinea' | 'Papua New Guinea'",
+     ["Papua New Guinea"]),
+    ("Select a b, b and click Submit.", "[1] checkbox 'b' on\n[2] checkbox 'a b' on\n[3] button 'Submit'",
+     ["a b", "b", "Submit"]),
+    ('Enter "the  5th\tday" and press Go.', "[1] input ''", ["the 5th day"]),
+    ('Enter "a 5th" in the 21st field.', "[1] input ''", ["a 5th", "21st"]),
+])
+def test_what_a_goal_names(goal, page, named):
+    assert named_texts(goal, page) == named
+
+
+@pytest.mark.parametrize("number, word", [(1, "1st"), (2, "2nd"), (3, "3rd"), (4, "4th"), (11, "11th"), (12, "12th"),
+                                          (13, "13th"), (21, "21st"), (22, "22nd"), (101, "101st"), (111, "111th")])
+def test_places_are_said_as_people_say_them(number, word):
+    page = render_state([Element(i, "link", "") for i in range(1, number + 1)])
+    assert module.describe_action(f"click {number}", page) == f"clicks {word} link"
 
 
 # ---------------------------------------------------------------- the question
