@@ -25,8 +25,9 @@ from dreamgym.experience_model import (
     ExperienceModel,
     Imagined,
     annotated_steps,
-    held_out_steps,
     judge_answers,
+    recorded_steps,
+    repeated_steps,
 )
 from .replay_buffer import grounded_model
 from .rollouts import Agent, Rollout, collect_rollouts, new_agent, warm_start
@@ -193,11 +194,11 @@ def evaluation(
 class Fidelity(NamedTuple):
     "How far the dream can be trusted with this agent."
 
-    balanced_reward_accuracy: float  # mean of the rates on true successes and true failures
-    success_recognised: float
-    failure_recognised: float
-    termination_accuracy: float
-    state_exact: float
+    balanced_reward_accuracy: float | None  # mean of the next two rates; None where either could not be measured
+    success_recognised: float | None  # share of true successes; None where the agent had none
+    failure_recognised: float | None  # share of true failures
+    termination_accuracy: float | None
+    state_exact: float | None
     real: Rate  # success of the agent on real pages
     dreamed: Rate  # success of the same agent on the same tasks in the dream
     transitions: int  # real steps that the gate cost
@@ -210,7 +211,9 @@ class Fidelity(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        "trustworthy, doubtful or flattering: the aim is 90% and a gap of at most 10 points, the limit 80%."
+        "trustworthy, doubtful, flattering or not measured: the aim is 90% and a gap of at most 10 points, the limit 80%."
+        if self.balanced_reward_accuracy is None:
+            return "not measured"
         if self.balanced_reward_accuracy < 0.8:
             return "flattering"
         close = abs(self.gap) <= 0.1 + 1e-9  # 0.6 - 0.5 is a little more than 0.1
@@ -271,7 +274,7 @@ def model_quality(run: Run) -> dict[str, dict]:  # variant -> what `judge_answer
     def make(path: Path) -> None:
         model, buffer = grounded_model(run)
         buffer.freeze()
-        held = held_out_steps(run)
+        training, held = recorded_steps(run)
         order = np.random.default_rng(derive_seed(run.seed, "quality")).permutation(len(held))
         held = [held[i] for i in order[: run.scale.quality_steps].tolist()]
         blind = [s._replace(query=s.query._replace(history=())) for s in held]
@@ -285,6 +288,7 @@ def model_quality(run: Run) -> dict[str, dict]:  # variant -> what `judge_answer
         model.retrieve, model.reasoning = retrieve, False
         model.forget()
         output["without reasoning"] = judge_answers(held, model.imagine([s.query for s in held]))
+        output = {name: row | {"word_for_word": repeated_steps(held, training)} for name, row in output.items()}
         atomic_write_json(path, output)
         run.record("experience_model", quality=output["full"])
 

@@ -8,21 +8,30 @@ Docs: https://dreamgym.github.io/dreamgym/experience_model.html.md"""
 __all__ = ['Retriever', 'Demonstration', 'Query', 'demonstration_of', 'experience_prompt', 'ExperienceExample', 'annotated_steps',
            'Imagined', 'render_answer', 'AnswerError', 'parse_answer', 'transition_text', 'nearest_rows', 'ground',
            'ExperienceModel', 'choose_steps', 'judgement_examples', 'DreamBatch', 'DreamEnvironment',
-           'variation_prompt', 'variation_examples', 'judge_answers', 'split_steps', 'new_experience_model',
-           'training_steps', 'held_out_steps', 'experience_model', 'load_experience_model']
+           'variation_prompt', 'variation_examples', 'judge_answers', 'split_steps', 'repeated_steps',
+           'new_experience_model', 'training_steps', 'recorded_steps', 'held_out_steps', 'experience_model',
+           'load_experience_model']
 
 # %% ../nbs/05_experience_model.ipynb #be9f0750
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from fastcore.basics import patch
 
-from .cot_annotation import annotated_data, describe_action, trace_fault
+from dreamgym.cot_annotation import (
+    annotated_data,
+    describe_action,
+    mask_quoted,
+    text_of_trace,
+    trace_fault,
+    trace_text,
+)
 from dreamgym.environments import (
     BatchEnvironment,
     InvalidAction,
@@ -211,13 +220,14 @@ def nearest_rows(
     vectors: np.ndarray,  # (n, width) unit vectors
     groups: Sequence[str],  # n names; a row never retrieves its own group
     k: int,  # rows to find
+    texts: Sequence[str] = (),  # n texts; a row never retrieves its own text, whatever the group
 ) -> list[list[int]]:  # per row its nearest others, most similar first
     "Exact nearest neighbours by one matrix product. Chapter 06 does the same with FAISS for large buffers."
     similarity = vectors @ vectors.T
-    names = np.array(groups)
-    similarity[names[:, None] == names[None, :]] = -np.inf
+    for names in map(np.array, filter(len, (groups, texts))):
+        similarity[names[:, None] == names[None, :]] = -np.inf
     order = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
-    return [[i for i in row.tolist() if names[i] != name] for row, name in zip(order, names, strict=True)]
+    return [[i for i in row.tolist() if scores[i] > -np.inf] for row, scores in zip(order, similarity, strict=True)]
 
 # %% ../nbs/05_experience_model.ipynb #f2c5c0ce
 def ground(
@@ -227,10 +237,10 @@ def ground(
     keep: float = 1.0,  # share of the queries that get any (the model must also cope without)
     seed: int = 0,  # chooses which
 ) -> list[ExperienceExample]:  # the same steps with demonstrations
-    "Give every query its k nearest steps of other tasks."
+    "Give every query its k nearest steps of other tasks, but none with its own goal, page and action: that is no hint."
     texts = [transition_text(s.query.task.goal, s.query.state, s.query.action) for s in steps]
     vectors = embedder.embed(texts)
-    nearest = nearest_rows(vectors, [s.query.task.id for s in steps], k)
+    nearest = nearest_rows(vectors, [s.query.task.id for s in steps], k, texts)
     shown = [demonstration_of(s.query.task, s.transition) for s in steps]
     random = np.random.default_rng(derive_seed(seed, "demonstrations"))
     output = []
@@ -271,7 +281,8 @@ def example(
     "Prompt and answer as token ids; the outcome tokens may weigh more."
     trace, result = render_answer(step.transition)
     outcome, _, page = result.partition("\n")
-    start = trace.find(" Check: ") if " Check: " in trace else trace.rfind(" This ends")
+    own = mask_quoted(trace)
+    start = own.find(" Check: ") if " Check: " in own else own.rfind(" This ends")
     facts, verdict = (trace[:start], trace[start:]) if start >= 0 else (trace, "")  # what is seen, and the judgement
     parts = [(facts, 1.0), (verdict, outcome_weight)] if reasoning else []
     parts += [(outcome, outcome_weight), ("\n" + page if page else "", 1.0)]
@@ -426,34 +437,53 @@ def fit(
 
 # %% ../nbs/05_experience_model.ipynb #8c8e4f81
 _VERDICT = re.compile(r"( (?:yes|no|not complete|complete)(?=[,.]))")
-_RIGHT = re.compile(r"(?:: |, )([^,:]+?) for \1 yes")
+_PAIR = re.compile(r"(?:: |, )([^,:]+?) for ([^,]+?) yes")
 
 
 def _judgement(model: LanguageModel, trace: tuple[str, str], weight: float) -> Example:
     "Facts and comparison as an example: loss on the verdicts and on what follows, none on facts and compared texts."
     facts, clause = trace
-    texts, verdicts = _VERDICT.split(clause)[::2], _VERDICT.split(clause)[1::2]
-    pieces = [(text, 0.0) for text in texts[:-1]] + [(texts[-1], weight)]
-    pieces = [part for pair in zip(pieces, [(v, weight) for v in verdicts] + [("", 0.0)], strict=True) for part in pair]
-    ids = [(model.encode(text), share) for text, share in pieces if text]
+    edges = [edge for match in _VERDICT.finditer(mask_quoted(clause)) for edge in match.span()]
+    parts = [clause[start:stop] for start, stop in pairwise([0, *edges, len(clause)])]  # text and verdict in turn
+    weighed = [(part, weight if i % 2 or i == len(parts) - 1 else 0.0) for i, part in enumerate(parts)]
+    ids = [(model.encode(text), share) for text, share in weighed if text]
     completion = [token for tokens, _ in ids for token in tokens] + [model.end]
     weights = [share for tokens, share in ids for _ in tokens] + [1.0]
     return Example(model.encode("Think:") + model.encode(facts), completion, weights)
 
 
+def _right_pairs(clause: str) -> list[tuple[str, int, int]]:
+    "Texts that a comparison found equal, and where each pair begins and ends."
+    found = _PAIR.finditer(mask_quoted(clause))
+    return [(clause[slice(*m.span(1))], m.start(1), m.end()) for m in found
+            if clause[slice(*m.span(1))] == clause[slice(*m.span(2))]]
+
+# %% ../nbs/05_experience_model.ipynb #708028c1
+def _exchange(trace: str, old: str, new: str) -> str:
+    "Put another text in the place of one, wherever it stands whole and not inside a quoted one."
+    own, mask = mask_quoted(trace), mask_quoted(old)
+    whole = re.compile(rf"(?<!\w){re.escape(old)}(?!\w)")
+    return whole.sub(lambda match: new if own[slice(*match.span())] == mask else match[0], trace)
+
+
 def _varied(trace: tuple[str, str], random: np.random.Generator, wrong: bool) -> tuple[str, str]:
     "A right comparison with another text on both sides; where `wrong`, with a typing error on one."
-    (facts, clause), name = trace, str(random.choice(_RIGHT.findall(trace[1])))
-    other = misspelled(name, random)
-    held = next((text for text in (misspelled(other, random) for _ in range(9)) if text != other), "nothing")
+    facts, clause = trace
+    name = str(random.choice([text for text, _, _ in _right_pairs(clause)]))
+    other = misspelled(text_of_trace(name), random)
+    drawn = (misspelled(other, random) for _ in range(9))
+    held = next((trace_text(text) for text in drawn if trace_text(text) != trace_text(other)), "nothing")
+    other = trace_text(other)
     held = held if wrong else other
-    whole = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")
-    named, mark, action = facts.partition(". It ")  # what is named, and what is touched
-    facts = whole.sub(lambda _: other, named) + mark + whole.sub(lambda _: held, action)
-    clause = clause.replace(f"{name} for {name} yes", f"{held} for {other} {'no' if wrong else 'yes'}")
-    if wrong:
-        clause = clause.replace(", complete", ", not complete").replace("well.\n=> success", "badly.\n=> failure")
-    return facts, clause
+    cut = mask_quoted(facts).find(". It ")  # before it stands what is named, behind it what is touched
+    facts = _exchange(facts[:cut], name, other) + _exchange(facts[cut:], name, held)
+    for text, start, stop in reversed(_right_pairs(clause)):
+        if text == name:
+            clause = clause[:start] + f"{held} for {other} {'no' if wrong else 'yes'}" + clause[stop:]
+    place = mask_quoted(clause).rfind(", complete")
+    if wrong and place >= 0:
+        clause = clause[:place] + ", not complete" + clause[place + len(", complete"):]
+    return facts, clause.replace("well.\n=> success", "badly.\n=> failure") if wrong else clause
 
 # %% ../nbs/05_experience_model.ipynb #8c8e4f83
 def judgement_examples(
@@ -468,11 +498,13 @@ def judgement_examples(
     for i in random.permutation(len(steps)).tolist():
         step = steps[i].transition
         trace, result = render_answer(step)
-        facts, mark, clause = trace.partition(" Check:")
-        if step.done and " for " in clause and seen[clause] < 4:  # where few texts occur, all pairs come several times
+        own = mask_quoted(trace)
+        start = own.find(" Check:")
+        facts, clause = trace[:start], trace[start:]
+        if step.done and start >= 0 and " for " in own[start:] and seen[clause] < 4:  # where few texts occur, all pairs come several times
             seen[clause] += 1
-            piles.setdefault((steps[i].query.task.kind, step.reward), []).append((facts, mark + clause + result))
-    right = [pair for key, pile in piles.items() if key[1] for pair in pile if _RIGHT.search(pair[1])]
+            piles.setdefault((steps[i].query.task.kind, step.reward), []).append((facts, clause + result))
+    right = [pair for key, pile in piles.items() if key[1] for pair in pile if _right_pairs(pair[1])]
     traces: list[tuple[str, str]] = []
     while len(traces) < count and any(piles.values()):
         traces += [piles[key].pop() for key in sorted(piles) if piles[key]][:count - len(traces)]
@@ -584,34 +616,38 @@ def invent(
     parents: Sequence[Task],  # each is varied once; name one m times for m variations
     temperature: float = 0.8,
     seed: int = 0,
-) -> list[str]:  # what the model wrote; parse it with `dreamgym.curriculum.parse_variation`
+) -> list[str | None]:  # what the model wrote, None where it was cut off; parse it with `curriculum.parse_variation`
     "Sample variations of tasks."
     prompts = [self.model.encode(variation_prompt(task)) for task in parents]
     samples = self.model.sample(prompts, self.maximum_tokens, temperature, seed)
-    return [self.model.decode(s.tokens) for s in samples]
+    return [self.model.decode(s.tokens) if s.tokens[-1:] == [self.model.end] else None for s in samples]
 
 # %% ../nbs/05_experience_model.ipynb #27283d03
+def _share(hits: Sequence[bool | float]) -> float | None:
+    "The mean, or None where there is nothing to take it of: JSON has no NaN, and a missing figure is no figure."
+    return float(np.mean(hits)) if len(hits) else None
+
+
 def judge_answers(
     steps: Sequence[ExperienceExample],  # what really happened
     answers: Sequence[Imagined],  # what was imagined
-) -> dict[str, float]:  # rates between 0 and 1, and counts
+) -> dict[str, float | None]:  # rates between 0 and 1, None where no step could show it; and counts
     "Reward confusion, termination accuracy, exact and line-level page match."
     pairs = [(s.transition, a) for s, a in zip(steps, answers, strict=True)]
-    won = [a for t, a in pairs if t.done and t.reward]
-    lost = [a for t, a in pairs if t.done and not t.reward]
+    won = [a.done and a.reward > 0 for t, a in pairs if t.done and t.reward]
+    lost = [a.done and a.reward == 0 and a.valid for t, a in pairs if t.done and not t.reward]
     going = [(t, a) for t, a in pairs if not t.done]
-    success_rate = np.mean([a.done and a.reward > 0 for a in won]) if won else np.nan
-    failure_rate = np.mean([a.done and a.reward == 0 and a.valid for a in lost]) if lost else np.nan
     lines = [np.mean([x == y for x, y in zip(t.next_state.split("\n"), a.state.split("\n"), strict=False)])
              if a.valid and t.next_state.count("\n") == a.state.count("\n") else 0.0 for t, a in going]
+    rates = _share(won), _share(lost)
     return {
         "steps": len(pairs), "successes": len(won), "failures": len(lost),
-        "success_recognised": float(success_rate), "failure_recognised": float(failure_rate),
-        "balanced_reward_accuracy": float(np.nanmean([success_rate, failure_rate])),
-        "termination_accuracy": float(np.mean([a.done == t.done for t, a in pairs])),
-        "state_exact": float(np.mean([a.state == t.next_state for t, a in going])) if going else np.nan,
-        "state_lines": float(np.mean(lines)) if lines else np.nan,
-        "unparsable": float(np.mean([not a.valid for _, a in pairs])),
+        "success_recognised": rates[0], "failure_recognised": rates[1],
+        "balanced_reward_accuracy": None if None in rates else sum(rates) / 2,
+        "termination_accuracy": _share([a.done == t.done for t, a in pairs]),
+        "state_exact": _share([a.state == t.next_state for t, a in going]),
+        "state_lines": _share(lines),
+        "unparsable": _share([not a.valid for _, a in pairs]),
     }
 
 # %% ../nbs/05_experience_model.ipynb #2c8c65d8
@@ -622,6 +658,16 @@ def split_steps(
     "Hold out whole tasks, never single steps."
     held = {s.query.task.id for s in steps if s.query.task.seed % every == every - 1}
     return [s for s in steps if s.query.task.id not in held], [s for s in steps if s.query.task.id in held]
+
+# %% ../nbs/05_experience_model.ipynb #5e4978d7
+def repeated_steps(
+    steps: Sequence[ExperienceExample],
+    training: Sequence[ExperienceExample],
+) -> int:  # how many of the steps have goal, page and action of a training step
+    "Steps that occur word for word in training: a table could answer them."
+    text = lambda step: transition_text(step.query.task.goal, step.query.state, step.query.action)  # noqa: E731
+    known = set(map(text, training))
+    return sum(text(step) in known for step in steps)
 
 # %% ../nbs/05_experience_model.ipynb #b9384da9
 def new_experience_model(run: Run) -> ExperienceModel:
@@ -636,9 +682,16 @@ def training_steps(run: Run) -> list[ExperienceExample]:
     return split_steps(ground(steps, Embedder(), run.scale.retrieved, keep=0.7, seed=run.seed))[0]
 
 
+def recorded_steps(
+    run: Run,
+) -> tuple[list[ExperienceExample], list[ExperienceExample]]:  # for training, held out
+    "The annotated steps of a run, without demonstrations: those come from the buffer of chapter 06."
+    return split_steps(annotated_steps(read_trajectories(annotated_data(run))))
+
+
 def held_out_steps(run: Run) -> list[ExperienceExample]:
-    "The annotated steps of held-out tasks. Their demonstrations come from the buffer of chapter 06."
-    return split_steps(annotated_steps(read_trajectories(annotated_data(run))))[1]
+    "The annotated steps of held-out tasks."
+    return recorded_steps(run)[1]
 
 # %% ../nbs/05_experience_model.ipynb #ad979e6d
 def experience_model(

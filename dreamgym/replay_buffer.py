@@ -11,6 +11,7 @@ __all__ = ['BufferError', 'Entry', 'entries_of', 'ReplayBuffer', 'is_informative
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -123,20 +124,18 @@ def nearest(
     queries: Sequence[Query],  # what the experience model is asked
     k: int | None = None,  # None: the buffer's own k
 ) -> list[list[tuple[float, Entry]]]:  # per query (cosine, entry), most similar first
-    "Top-k by cosine over embeddings of (state, action); entries of the query's own task never count."
+    "Top-k by cosine over embeddings of (state, action); never of the query's own task, nor with its goal, page and action."
     k = self.k if k is None else k
     if not queries or not k or not len(self):
         return [[] for _ in queries]
-    vectors = self.embedder.embed([transition_text(q.task.goal, q.state, q.action) for q in queries])
-    own = {}
-    for entry in self.entries:
-        own[entry.task] = own.get(entry.task, 0) + 1
-    wide = min(len(self), k + max(own.get(q.task.id, 0) for q in queries))  # room for own entries to drop out
-    scores, rows = self.index.search(vectors, wide)
+    texts = [transition_text(q.task.goal, q.state, q.action) for q in queries]
+    tasks, same = Counter(e.task for e in self.entries), Counter(e.text for e in self.entries)
+    own = max(tasks[q.task.id] + same[text] for q, text in zip(queries, texts, strict=True))
+    scores, rows = self.index.search(self.embedder.embed(texts), min(len(self), k + own))  # own ones drop out
     output = []
-    for query, row_scores, row in zip(queries, scores, rows, strict=True):
+    for query, text, row_scores, row in zip(queries, texts, scores, rows, strict=True):
         found = [(float(s), self.entries[i]) for s, i in zip(row_scores, row, strict=True)
-                 if i >= 0 and self.entries[i].task != query.task.id]
+                 if i >= 0 and self.entries[i].task != query.task.id and self.entries[i].text != text]
         output.append(found[:k])
     return output
 
@@ -245,7 +244,7 @@ def load(
         folder = _previous(folder)
     try:
         text = (folder / "entries.jsonl").read_text(encoding="utf-8")
-        entries = [Entry(**json.loads(line)) for line in text.splitlines()]
+        entries = [Entry(**json.loads(line)) for line in text.removesuffix("\n").split("\n") if line]
         vectors = load_file(folder / "vectors.safetensors")["vectors"]
     except Exception as error:  # safetensors raises its own class for damaged files
         raise BufferError(

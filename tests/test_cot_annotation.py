@@ -357,7 +357,7 @@ def test_a_wrong_text_is_still_spoken_against(name, password, held):
 @often
 @given(TEXT)
 def test_a_text_in_a_trace_can_be_read_back(text):
-    assert module._read(trace_text(text)) == text
+    assert module.text_of_trace(trace_text(text)) == text
     assert trace_text(" " + text.replace(" ", "\n") + " ") == trace_text(text), "one line, as on a page"
     assert module._cut(f"{trace_text(text)}, {trace_text(text)}", ", ") == [trace_text(text)] * 2
 

@@ -269,7 +269,17 @@ def test_verdicts_at_their_limits():
 
     assert [verdict(a, 50) for a in (0.9, 0.89, 0.8, 0.79)] == ["trustworthy", "doubtful", "doubtful", "flattering"]
     assert [verdict(0.95, d) for d in (58, 42, 65, 35)] == ["trustworthy", "trustworthy", "doubtful", "doubtful"]
-    assert verdict(float("nan"), 50) == "doubtful", "nothing was judged, so nothing is trusted"
+    assert verdict(None, 50) == "not measured", "nothing was judged, so nothing is trusted"
+
+
+@pytest.mark.parametrize("solves", [0, 1])
+def test_a_gate_without_a_success_or_a_failure_measures_nothing(solves):
+    tasks = [task for task in TASKS if (task.seed % 2 == 0) == bool(solves)]
+    fidelity = measure_fidelity(Guesser(), Dream(lambda seed, action: True), BatchOf(Quiz, real=True), tasks)
+    row = json.loads(json.dumps(fidelity.row(), allow_nan=False))
+    assert row["verdict"] == fidelity.verdict == "not measured" and row["balanced_reward_accuracy"] is None
+    known, unknown = ("success", "failure") if solves else ("failure", "success")
+    assert row[f"{unknown}_recognised"] is None and row[f"{known}_recognised"] == float(solves)
 
 
 def test_the_gate_names_flattered_task_types():
@@ -388,7 +398,7 @@ def test_quality_asks_four_variants_of_the_same_steps(grounded, monkeypatch):
         return ExperienceExample(Query(task, PAGE, action, ("waits",)), real, 0)
 
     held = [step(n, f"click {1 + n % 2}") for n in range(60)]
-    monkeypatch.setattr(module, "held_out_steps", lambda run: held)
+    monkeypatch.setattr(module, "recorded_steps", lambda run: (held[:3], held))
     calls = []
     ask = grounded.dream.imagine
 
@@ -407,5 +417,7 @@ def test_quality_asks_four_variants_of_the_same_steps(grounded, monkeypatch):
     assert [{q.history for q in queries} for queries, *_ in calls] == [{("waits",)}, {()}, {("waits",)}, {("waits",)}]
     assert len({tuple(q.task.id for q in queries) for queries, *_ in calls}) == 1, "the same steps for all"
     assert all(q["balanced_reward_accuracy"] == 1.0 and q["steps"] == count for q in quality.values())
+    asked = [q.task.seed for q in calls[0][0]]
+    assert all(q["word_for_word"] == sum(seed < 3 for seed in asked) for q in quality.values())
     assert grounded.buffer.frozen and len(grounded.buffer) == 1
     assert grounded.run.metrics()["experience_model"]["quality"] == quality["full"]

@@ -1,5 +1,6 @@
 "The experience model: its prompt, its strict answers, grounding, the two losses, and the dream as an environment."
 
+import json
 import re
 
 import numpy as np
@@ -8,8 +9,8 @@ from conftest import ScriptedModel
 from gymnasium.utils.env_checker import check_env
 
 import dreamgym.experience_model as module
-from dreamgym.cot_annotation import explain_transition
-from dreamgym.environments import Element, render_state
+from dreamgym.cot_annotation import explain_transition, mask_quoted
+from dreamgym.environments import Element, quote, render_state
 from dreamgym.experience_model import (
     Demonstration,
     DreamBatch,
@@ -28,6 +29,7 @@ from dreamgym.experience_model import (
     nearest_rows,
     parse_answer,
     render_answer,
+    repeated_steps,
     split_steps,
     variation_examples,
     variation_prompt,
@@ -173,6 +175,22 @@ def test_a_row_never_retrieves_its_own_group_even_when_others_run_out():
     vectors = np.eye(4, 3) + 0.1
     assert nearest_rows(vectors, ["a", "a", "a", "b"], 3)[:3] == [[3], [3], [3]]
     assert nearest_rows(vectors, ["a"] * 4, 2) == [[]] * 4
+    found = nearest_rows(vectors, list("abcd"), 3, ["x", "x", "y", "x"])
+    assert [sorted(row) for row in found] == [[2], [2], [0, 1, 3], [2]]
+
+
+def test_an_equal_step_of_another_task_is_no_demonstration():
+    class Alike:
+        def embed(self, texts):
+            return np.ones((len(texts), 1), np.float32)
+
+    examples = make_examples()
+    first = examples[0].query
+    twin = examples[0]._replace(query=first._replace(task=first.task.model_copy(update={"id": "other/1"})))
+    every = len(examples) + 1
+    grounded = ground([*examples, twin], Alike(), k=every)
+    assert len(grounded[-1].query.demonstrations) == every - 2, "neither itself nor its equal"
+    assert len(grounded[0].query.demonstrations) == every - 3, "nor the other step of its task"
 
 
 def test_grounding_gives_each_query_demonstrations_of_other_tasks():
@@ -312,6 +330,32 @@ def test_where_comparisons_run_out_others_with_a_true_verdict_are_made(tiny):
     assert sum("success" in text for text in texts) == 21
 
 
+@pytest.mark.parametrize("name, secret", [
+    ("wait for me", "a, complete. This ends the task well."), ("no", "say no"), ("x Check: y for y yes, z", "'tis"),
+    ("a for a yes", "a"), ("nothing", "nothing for nothing yes"), ("b. It clicks button Go. Check: b", "b"),
+])
+def test_practice_reads_texts_that_look_like_a_trace(tiny, name, secret):
+    page, goal = "[1] input {}\n[2] password {}\n[3] button 'Go'", f'Enter "{name}" and "{secret}" and press Go.'
+    task = Task(id="a/0", kind="a", goal=goal, start_state=page.format("''", "''"))
+    step = Transition(state=page.format(quote(name), quote(secret)), action="click 3", next_state=END_STATE, reward=1.0, done=True)
+    step = step.model_copy(update={"reasoning": explain_transition(task, step)})
+    example = ExperienceExample(Query(task, step.state, step.action), step, 0)
+    whole = tiny.example(example, 3.0)
+    heavy = tiny.model.decode([t for t, w in zip(whole.completion, whole.weights, strict=True) if w == 3.0])
+    assert heavy.startswith(" Check: ") and heavy.endswith("=> success") and mask_quoted(heavy).count(" Check: ") == 1
+    for drill in judgement_examples(tiny.model, [example], 12, 3.0, seed=1):
+        facts, clause = tiny.model.decode(drill.prompt), tiny.model.decode(drill.completion).removesuffix("<end>")
+        check, _, result = mask_quoted(clause).rpartition(" This ends the task ")
+        pairs = re.finditer(r"(?<=[:,] )(\S.*?) for (\S.*?) (yes|no)(?=,)", check)
+        pairs = [(clause[slice(*m.span(1))], clause[slice(*m.span(2))], m[3]) for m in pairs]
+        assert len(pairs) == 2 and all((held == named) == (said == "yes") for held, named, said in pairs), clause
+        good = all(said == "yes" for *_, said in pairs)
+        assert (check.endswith(", complete."), result == "well.\n=> success") == (good, good), clause
+        assert [f"Task names {pairs[0][1]}, {pairs[1][1]}. It clicks button Go."] == [facts.removeprefix("Think: ")]
+        paid = tiny.model.decode([t for t, w in zip(drill.completion, drill.weights, strict=True) if w == 3.0])
+        assert paid.startswith(f" {pairs[0][2]} {pairs[1][2]} {'complete' if good else 'not complete'}. This ends")
+
+
 def test_no_ending_prevails():
     examples = make_examples(("a",), 12)
     won = [e for e in examples if e.transition.reward]
@@ -336,6 +380,11 @@ def test_variations_stay_within_their_type(tiny):
         goal = answer.split("\n")[0].strip()
         assert goal[-2:] == asked.split("\n")[0][-2:] and goal not in asked, "another task of the same type"
     assert variation_examples(tiny.model, tasks[:1], 8) == []
+
+
+def test_an_invented_task_that_was_cut_off_is_none():
+    model = ExperienceModel(ScriptedModel(lambda prompt: prompt.split("\n")[0]), maximum_tokens=14)
+    assert model.invent([DOOR, DOOR.model_copy(update={"goal": "Sing aloud."})]) == ["Task: Get in.", None]
 
 
 def test_invented_tasks_come_one_a_parent():
@@ -452,6 +501,23 @@ def test_quality_is_balanced():
     assert (worse["success_recognised"], worse["failure_recognised"], worse["balanced_reward_accuracy"]) == (1.0, 0.0, 0.5)
     assert (worse["state_exact"], worse["state_lines"], worse["unparsable"]) == (0.0, 3 / 8, 1 / 6)
     assert (best["steps"], best["successes"], best["failures"]) == (6, 3, 1)
+
+
+def test_what_no_step_shows_is_not_measured():
+    won = ExperienceExample(Query(DOOR, PAGE, "click 3"), step(reward=1.0), 0)
+    found = judge_answers([won], [Imagined("", END_STATE, 1.0, True)])
+    assert (found["success_recognised"], found["failure_recognised"], found["balanced_reward_accuracy"]) == (1.0, None, None)
+    assert found["state_exact"] is found["state_lines"] is None and found["termination_accuracy"] == 1.0
+    assert set(judge_answers([], []).values()) == {0, None}
+    json.dumps([found, judge_answers([], [])], allow_nan=False)
+
+
+def test_repeated_steps_are_counted():
+    training, held = split_steps(make_examples(tasks=12), every=6)
+    assert repeated_steps(training, training) == len(training) and repeated_steps(held, []) == 0
+    twin = held[0]._replace(query=held[0].query._replace(task=held[0].query.task.model_copy(update={"id": "other/1"})))
+    other = held[0]._replace(query=held[0].query._replace(state=PAGE + "\ntext more"))
+    assert repeated_steps([twin, other], held) == 1, "another task, the same goal, page and action"
 
 
 def test_an_unreadable_answer_is_no_recognised_failure():

@@ -49,7 +49,7 @@ def buffer():
 
 
 def test_retrieval_is_the_matrix_product(buffer):
-    queries = [query(i, f"type 1 name{i + 1}") for i in range(20)]
+    queries = [query(i, f"type 1 Name{i + 1}") for i in range(20)]
     vectors = buffer.embedder.embed([transition_text(q.task.goal, q.state, q.action) for q in queries])
     product = vectors @ buffer.vectors.T
     for row, q, found in zip(product, queries, buffer.nearest(queries, 5), strict=True):
@@ -63,6 +63,16 @@ def test_a_query_never_gets_its_own_task():
     buffer.add([episode(1, f"name{i}") for i in range(50)] + [episode(2, "Bob")])  # 100 entries are the query's own
     (found,) = buffer.nearest([query(1)], k=3)
     assert [e.task for _, e in found] == ["enter-text/2", "enter-text/2"]
+
+
+def test_a_query_never_gets_its_own_words_from_another_task():
+    buffer = ReplayBuffer(HashEmbedder())
+    buffer.add([episode(i, "Ada") for i in range(2, 60)] + [episode(70, "Bob")])  # 58 tasks, equal to the letter
+    (found,) = buffer.nearest([query(1, "type 1 Ada")], k=59)
+    same = transition_text('Enter "Ada".', PAGE, "type 1 Ada")
+    assert len(found) == 59 and not [e for _, e in found if e.text == same]
+    (found,) = buffer.nearest([query(1, " type 1 Ada")], k=1)
+    assert found and found[0][1].text != same, "spaces around an action change nothing"
 
 
 def test_retrieval_from_nothing(buffer):
