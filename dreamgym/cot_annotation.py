@@ -9,8 +9,8 @@ __all__ = ['LONGEST_TRACE', 'LONGEST_TUTORIAL', 'LONGEST_ANSWER', 'named_texts',
            'held_texts', 'describe_element', 'describe_action', 'compare_texts', 'compare_marks', 'explain_transition',
            'trace_fault', 'Annotator', 'StateDifferenceAnnotator', 'annotation_prompt', 'AnnotationError', 'StepPlan',
            'Tutorial', 'Annotation', 'parse_annotation', 'apply_annotation', 'question_key', 'AnswerFile',
-           'TeacherAnnotator', 'TeacherError', 'EndpointAnnotator', 'LocalModelAnnotator', 'annotate_all',
-           'chosen_annotator', 'annotation_report', 'annotated_data']
+           'TeacherAnnotator', 'TeacherError', 'EndpointAnnotator', 'without_system_role', 'LocalModelAnnotator',
+           'annotate_all', 'chosen_annotator', 'annotation_report', 'annotated_data']
 
 # %% ../nbs/04_cot_annotation.ipynb #81ce9fde
 import json
@@ -19,14 +19,18 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
+from functools import partial
 from hashlib import sha256
+from ipaddress import ip_address
 from pathlib import Path
+from socket import inet_aton
 from threading import Event, Lock
 from typing import Annotated, Protocol
 from urllib.parse import urlsplit
 
 from fastcore.basics import patch
+from jinja2 import TemplateError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from dreamgym.environments import (
@@ -39,7 +43,7 @@ from dreamgym.environments import (
     quote,
     unquote,
 )
-from .runs import Run, derive_seed
+from .runs import Run, derive_seed, switched_on
 from dreamgym.trajectories import (
     DreamgymError,
     Task,
@@ -401,14 +405,22 @@ class Annotation(_Answer):
 
 # %% ../nbs/04_cot_annotation.ipynb #010e9fb9
 LONGEST_ANSWER = 20_000  # characters of an answer that are looked at
+_THOUGHTS = re.compile(r"(?s)[^`{]*?</(?:think|thinking|reasoning)>|\s*<(think|thinking|reasoning)>.*?</\1>")
+_PROSE = r"(?:(?!```).)*"
+_FENCE = re.compile(rf"(?s){_PROSE}```[ \t]*(?:json)?\s(.*)```{_PROSE}", re.IGNORECASE)
 
 
-def _without_fence(text: str) -> str:
-    text = text.strip()
-    if not (text.startswith("```") and text.endswith("```") and "\n" in text):
-        return text
-    language, _, inside = text[3:-3].partition("\n")
-    return inside if language.strip() in ("", "json") else text
+def _without_thoughts(text: str) -> str:
+    "What follows a model's thoughts, where it wrote any before its answer."
+    found = _THOUGHTS.match(text)
+    return text[found.end():] if found else text
+
+
+def _json_of(text: str) -> str:
+    "The JSON of an answer: all of it, or what stands in its one fence, with prose around it or not."
+    text = _without_thoughts(text)[:LONGEST_ANSWER].strip()
+    fence = _FENCE.fullmatch(text)
+    return fence[1] if fence else text
 
 
 def parse_annotation(
@@ -417,7 +429,7 @@ def parse_annotation(
 ) -> Annotation:
     "Parse a teacher's answer strictly; `AnnotationError` says what is wrong and where."
     try:
-        annotation = Annotation.model_validate_json(_without_fence(text[:LONGEST_ANSWER]))
+        annotation = Annotation.model_validate_json(_json_of(text))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         place = ".".join(str(part) for part in first["loc"])[:80]
@@ -527,7 +539,7 @@ def _ask(self: TeacherAnnotator, key: str, messages: list[dict[str, str]], steps
     "Ask until an answer can be read, at most `attempts` times; the last answer is remembered either way."
     talk, answer = messages, ""
     for attempt in range(self.attempts):
-        answer = self.write(talk, attempt)[:LONGEST_ANSWER]
+        answer = _without_thoughts(self.write(talk, attempt))[:LONGEST_ANSWER]
         answer = answer.encode("utf-8", "replace").decode()  # half of a surrogate pair fits no file
         self._count("calls")
         try:
@@ -589,6 +601,18 @@ class TeacherError(DreamgymError):
 _NO_KEY = "none"  # the client insists on one
 
 
+def _is_local(host: str) -> bool:
+    "Is this the machine itself? All of 127/8, ::1, and the addresses that mean every network card."
+    with suppress(OSError, ValueError):  # 127.1 is an address too
+        host = str(ip_address(inet_aton(host))) if ":" not in host else host
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address.is_loopback or address.is_unspecified
+
+
 def _checked_address(base_url: str) -> str:
     "The address of an endpoint, or a `TeacherError`."
     try:
@@ -630,8 +654,9 @@ class EndpointAnnotator(TeacherAnnotator):
 
         super().__init__(model, attempts, fallback)
         self.base_url, self.key_variable = _checked_address(base_url), key_variable
-        self.timeout, self.maximum_tokens, self.parallel = timeout, maximum_tokens, parallel
-        local = urlsplit(self.base_url).hostname in ("localhost", "127.0.0.1", "::1")
+        self.timeout, self.parallel = timeout, parallel
+        self._options = {"temperature": 0.0, "max_tokens": maximum_tokens}  # as the server wants them, see `_adapt`
+        self._one_role, local = False, _is_local(urlsplit(self.base_url).hostname)
         self._client = OpenAI(
             base_url=self.base_url, api_key=_key_of(key_variable), timeout=timeout, max_retries=retries,
             http_client=DefaultHttpxClient(trust_env=False) if local else None)  # no proxy on the way to oneself
@@ -641,23 +666,90 @@ class EndpointAnnotator(TeacherAnnotator):
         return f"EndpointAnnotator({self.name!r} at {urlsplit(self.base_url).hostname})"
 
 # %% ../nbs/04_cot_annotation.ipynb #f9c8bec0
+def without_system_role(
+    messages: Sequence[dict[str, str]],  # chat messages
+) -> list[dict[str, str]]:  # the same; what the system says stands before what the user says first
+    "For models whose chat form knows no system."
+    said = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
+    first, *rest = [m for m in messages if m["role"] != "system"]
+    return [{**first, "content": f"{said}\n\n{first['content']}"}, *rest] if said else list(messages)
+
+
+@patch
+def _adapt(self: EndpointAnnotator, error: Exception, options: dict, one_role: bool) -> bool:
+    "Ask otherwise where a server says that it wants so, once each; False where it wants nothing that we can change."
+    said = str(error).lower()
+    if getattr(error, "status_code", None) not in (400, 422):
+        return False
+    with self._lock:
+        if (options, one_role) != (self._options, self._one_role):
+            return True  # another question has learned it meanwhile
+        if "max_tokens" in said and ("max_completion_tokens" in said or "support" in said) and "max_tokens" in options:
+            limit = {"max_completion_tokens": options["max_tokens"]}
+            self._options = {name: value for name, value in options.items() if name != "max_tokens"} | limit
+        elif "temperature" in said and "temperature" in options:
+            self._options = {name: value for name, value in options.items() if name != "temperature"}
+        elif "system" in said and "role" in said and not one_role:
+            self._one_role = True
+        return (options, one_role) != (self._options, self._one_role)
+
+
+@patch
+def _call(self: EndpointAnnotator, messages: list[dict[str, str]]):
+    "What the server answers; asked again where it wants other options."
+    from openai import APIStatusError
+
+    while True:
+        options, one_role = self._options, self._one_role
+        asked = without_system_role(messages) if one_role else messages
+        try:
+            return self._client.chat.completions.create(model=self.name, messages=asked, **options)
+        except APIStatusError as error:
+            if not self._adapt(error, options, one_role):
+                raise
+
+# %% ../nbs/04_cot_annotation.ipynb #c88653b3
 @patch
 def write(self: EndpointAnnotator, messages: list[dict[str, str]], attempt: int) -> str:
     "One call; the client repeats it while the server is busy or fails."
     from openai import OpenAIError
 
     try:
-        answer = self._client.chat.completions.create(
-            model=self.name, messages=messages, temperature=0.0, max_tokens=self.maximum_tokens)
-        text = answer.choices[0].message.content or ""
+        answer = self._call(messages)
     except OpenAIError as error:
         raise TeacherError(f"{self!r} {self._trouble(error)}. Mend it and run the same command again; "
                            "answers so far are kept.") from None  # the client's own error knows the key
-    except (AttributeError, LookupError, TypeError, ValueError):
+    except ValueError:
+        answer = None  # no JSON
+    try:
+        text = answer.choices[0].message.content or ""
+    except (AttributeError, LookupError, TypeError):
         text = None
-    if not isinstance(text, str):
-        raise TeacherError(f"{self!r} does not answer as /v1/chat/completions does; check DREAMGYM_TEACHER_URL.")
-    return text
+    if isinstance(text, str):
+        return text
+    if words := _error_inside(answer):
+        raise TeacherError(f"{self!r} answers with an error: {self._hide_key(words)}. Mend it and run the same command "
+                           "again; answers so far are kept.")
+    raise TeacherError(f"{self!r} does not answer as /v1/chat/completions does; check DREAMGYM_TEACHER_URL.")
+
+
+def _error_inside(answer) -> str:
+    "The words of a server that says 200 and means an error; \"\" where there are none."
+    first = next(iter(getattr(answer, "choices", None) or []), None)
+    for part in (answer, first):
+        for name in ("error", "detail", "message"):
+            words = getattr(part, name, None)
+            words = words.get("message", words) if isinstance(words, dict) else words
+            if words and isinstance(words, str | dict | list):
+                return str(words)
+    return ""
+
+
+@patch
+def _hide_key(self: EndpointAnnotator, said: str) -> str:
+    "At most 200 printable characters of what a server said, without the key."
+    key = self._client.api_key
+    return repr(said if key == _NO_KEY else said.replace(key, "[key]"))[:200]
 
 
 @patch
@@ -669,9 +761,7 @@ def _trouble(self: EndpointAnnotator, error: Exception) -> str:
     if status == 404:
         return "answers with status 404; check the address and the name of the model"
     if status:
-        key, said = self._client.api_key, str(error)
-        said = said if key == _NO_KEY else said.replace(key, "[key]")
-        return f"answers with status {status}: {repr(said)[:200]}"
+        return f"answers with status {status}: {self._hide_key(str(error))}"
     return f"gives no answer in {self.timeout:g} seconds" if "Timeout" in type(error).__name__ else "cannot be reached"
 
 # %% ../nbs/04_cot_annotation.ipynb #8b7f39c1
@@ -701,9 +791,17 @@ class LocalModelAnnotator(TeacherAnnotator):
 
     def prompt(self, messages: list[dict[str, str]]) -> list[int]:
         "Chat messages as token ids; the answer follows them."
-        text = self.model.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = self._chat(messages)
         # here the marks of a turn are tokens of their own; page text cannot hold one, see `annotation_prompt`
         return self.model.tokenizer(text, add_special_tokens=False).input_ids
+
+    def _chat(self, messages: list[dict[str, str]]) -> str:
+        "Chat messages as text; some templates refuse the system's words or leave them out."
+        render = partial(self.model.tokenizer.apply_chat_template, tokenize=False, add_generation_prompt=True)
+        with suppress(TemplateError):
+            if (text := render(messages)) and all(m["content"].strip() in text for m in messages):
+                return text
+        return render(without_system_role(messages))
 
 # %% ../nbs/04_cot_annotation.ipynb #fc129d9c
 def _in_order(annotator: Annotator, trajectories: Sequence[Trajectory]) -> Iterator[Trajectory]:
@@ -748,7 +846,7 @@ def chosen_annotator() -> Annotator:
         return StateDifferenceAnnotator()
     if not (url and model):
         raise TeacherError("A teacher needs both DREAMGYM_TEACHER_URL and DREAMGYM_TEACHER_MODEL; set the other too.")
-    return EndpointAnnotator(url, model, fallback=os.environ.get("DREAMGYM_TEACHER_FALLBACK", "") == "1")
+    return EndpointAnnotator(url, model, fallback=switched_on("DREAMGYM_TEACHER_FALLBACK"))
 
 # %% ../nbs/04_cot_annotation.ipynb #72bf9162
 def annotation_report(

@@ -38,6 +38,7 @@ from dreamgym.cot_annotation import (
     question_key,
     trace_fault,
     trace_text,
+    without_system_role,
 )
 from dreamgym.environments import Element, render_state, sample_trajectories
 from dreamgym.language_model import LanguageModel, Sample, choose_placement
@@ -432,7 +433,11 @@ def test_a_page_cannot_end_the_turn():
 def test_a_good_answer_comes_back_whole(sample):
     for trajectory in sample:
         answer = as_answer(trajectory)
-        for text in (answer, f"\n{answer}\n ", f"```json\n{answer}\n```", f" ```\n{answer}\n```\n"):
+        fence = f"```json\n{answer}\n```"
+        for text in (answer, f"\n{answer}\n ", fence, f" ```\n{answer}\n```\n", fence.replace("json", "JSON"),
+                     f"Here it is:\n\n{fence}\n\nI hope `it` helps {{:-)}}.", f"<think>\nLogin? {{}} ```no```\n</think>\n\n{answer}",
+                     f"<think></think>{fence}", f"The opening mark was in the prompt.\n</think>\n{answer}",
+                     f"<thinking>a</thinking> Sure:\n{fence}"):
             annotated = apply_annotation(trajectory, parse_annotation(text, len(trajectory)))
             assert annotated == DIFFERENCE.annotate(trajectory)
 
@@ -449,7 +454,10 @@ def plans(episode, **first):
 @pytest.mark.parametrize("make, what", [
     (lambda e: "", "JSON"), (lambda e: "null", ""), (lambda e: "[]", ""), (lambda e: "Gladly!", "JSON"),
     (lambda e: as_answer(e)[:-1], "JSON"), (lambda e: f"Here: {as_answer(e)}", "JSON"),
-    (lambda e: f"{as_answer(e)} Done.", "JSON"), (lambda e: f"Here:\n```json\n{as_answer(e)}\n```", "JSON"),
+    (lambda e: f"{as_answer(e)} Done.", "JSON"), (lambda e: f"<think>a</think>{as_answer(e)} Done.", "JSON"),
+    (lambda e: f"```json\n{as_answer(e)}\n```\nor\n```json\n{as_answer(e)}\n```", "JSON"),
+    (lambda e: f"```json\n{as_answer(e)}\nDone.\n```", "JSON"), (lambda e: f"```json\n{as_answer(e)}", "JSON"),
+    (lambda e: f"<think>{as_answer(e)}", "JSON"), (lambda e: f"{as_answer(e)}</think>", "JSON"),
     (lambda e: f"```python\n{as_answer(e)}\n```", "JSON"), (lambda e: "```", "JSON"), (lambda e: "``````", "JSON"),
     (lambda e: f"[{as_answer(e)}]", ""), (lambda e: "[" * 15_000, "JSON"), (lambda e: "<html>busy</html>", "JSON"),
     (lambda e: as_answer(e, state_transitions=[]), "steps are 1 to 3"),
@@ -887,7 +895,15 @@ def test_a_failing_server_is_asked_again(server, endpoint, episode, status):
     ((401, {"error": {"message": "no"}}, {}), "refuses the key", 1),
     ((403, "", {}), "refuses the key", 1),
     ((404, {"error": {"message": "model not found"}}, {}), "check the address and the name of the model", 1),
-    ((422, {"error": {"message": "temperature is unknown"}}, {}), "temperature is unknown", 1),
+    ((422, {"error": {"message": "temperature is unknown"}}, {}), "temperature is unknown", 2),
+    ((400, {"error": {"message": "max_tokens is not supported, use max_completion_tokens"}}, {}), "max_tokens", 2),
+    ((400, {"error": {"message": "max_tokens must be at most 9"}}, {}), "must be at most 9", 1),
+    ((400, {"error": {"message": "System role not supported"}}, {}), "System role", 2),
+    ((200, {"error": {"message": "no credits are left", "code": 402}}, {}), "no credits are left", 1),
+    ((200, {"error": f"out of memory {KEY}"}, {}), "out of memory [key]", 1),
+    ((200, {"object": "error", "message": "the context is too small"}, {}), "the context is too small", 1),
+    ((200, {"detail": "no such model"}, {}), "no such model", 1),
+    ((200, completion(None, choices=[{"index": 0, "error": {"message": "upstream died"}}]), {}), "upstream died", 1),
     ((400, "\x1b[2J" + "z" * 5000, {}), "status 400", 1),
     ((200, "<html>welcome</html>", {"Content-Type": "text/html"}), "does not answer as", 1),
     ((200, "{not json", {}), "", 1),
@@ -911,6 +927,57 @@ def test_a_server_that_is_no_teacher(server, endpoint, episode, answer, what, ca
     message = str(caught.value)
     assert what in message and message.isprintable() and len(message) < 500
     assert len(server.heard) == calls and not teacher.counts["fallbacks"], "a broken line is no unreadable answer"
+
+
+MAX_TOKENS = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+TEMPERATURE = "Unsupported value: 'temperature' does not support 0.0 with this model. Only the default (1) is supported."
+
+
+def test_a_server_that_wants_other_options(server, endpoint, episode):
+    refusals = [(400, {"error": {"message": text}}, {}) for text in (MAX_TOKENS, TEMPERATURE, "System role not supported")]
+    server.script = [*refusals, good(episode), good(episode)]
+    teacher = endpoint(maximum_tokens=77)
+    for _ in range(2):
+        teacher.answers = AnswerFile()
+        assert teacher.annotate(episode) == DIFFERENCE.annotate(episode)
+    asked = [json.loads(body) for _, _, body in server.heard]
+    assert ["max_tokens" in a for a in asked] == [True, False, False, False, False]
+    assert [a.get("max_completion_tokens") for a in asked] == [None, 77, 77, 77, 77]
+    assert ["temperature" in a for a in asked] == [True, True, False, False, False]
+    assert [[m["role"] for m in a["messages"]] for a in asked[2:]] == [["system", "user"], ["user"], ["user"]]
+    assert asked[-1]["messages"][0]["content"] == "\n\n".join(m["content"] for m in annotation_prompt(episode))
+    assert teacher.counts == {"trajectories": 2, "calls": 2}, "what the server wants is learned once"
+
+
+def test_many_questions_learn_what_a_server_wants_together(server, endpoint, sample):
+    some = list({annotation_prompt(t)[1]["content"]: t for t in sample}.values())[:6]
+    server.wants, teacher = True, endpoint(parallel=6)
+
+    class Wanting(list):
+        def pop(self, _):
+            body = json.loads(server.heard[-1][2])
+            if "max_tokens" in body or "temperature" in body:
+                return 400, {"error": {"message": MAX_TOKENS if "max_tokens" in body else TEMPERATURE}}, {}
+            return good(next(t for t in some if annotation_prompt(t) == body["messages"]))
+
+    server.script = Wanting([1])
+    assert annotate_all(some, teacher) == [DIFFERENCE.annotate(t) for t in some]
+
+
+def test_long_thoughts_are_no_part_of_an_answer(episode):
+    teacher = Scripted("<think>" + "Hm. " * LONGEST_ANSWER + "</think>" + as_answer(episode))
+    assert teacher.annotate(episode) == DIFFERENCE.annotate(episode)
+
+
+@pytest.mark.parametrize("host, local", [
+    ("localhost", True), ("127.0.0.1", True), ("127.8.4.2", True), ("127.1", True), ("[::1]", True), ("0.0.0.0", True),
+    ("[::]", True), ("[::ffff:127.0.0.1]", True), ("a.localhost", True), ("128.0.0.1", False), ("10.0.0.1", False),
+    ("localhost.example", False), ("127.0.0.1.example", False), ("[2001:db8::1]", False),
+])
+def test_what_counts_as_this_machine(host, local):
+    from urllib.parse import urlsplit
+
+    assert module._is_local(urlsplit(f"http://{host}:8000/v1").hostname) is local
 
 
 def test_a_server_that_hangs_once(server, endpoint, episode):
@@ -976,8 +1043,13 @@ def test_the_variables_choose_the_teacher(monkeypatch, server, quick_run, episod
         chosen_annotator()
     monkeypatch.setenv("DREAMGYM_TEACHER_URL", server.address)
     assert isinstance(chosen_annotator(), EndpointAnnotator) and not chosen_annotator().fallback
-    monkeypatch.setenv("DREAMGYM_TEACHER_FALLBACK", "1")
-    assert chosen_annotator().fallback
+    for word, fallback in (("1", True), ("true", True), ("Yes", True), ("0", False), ("false", False), ("", False)):
+        monkeypatch.setenv("DREAMGYM_TEACHER_FALLBACK", word)
+        assert chosen_annotator().fallback is fallback
+    monkeypatch.setenv("DREAMGYM_TEACHER_FALLBACK", "perhaps")
+    with pytest.raises(DreamgymError, match="DREAMGYM_TEACHER_FALLBACK"):
+        chosen_annotator()
+    monkeypatch.setenv("DREAMGYM_TEACHER_FALLBACK", "on")
     offline(quick_run, [episode])
     server.script = [good(episode)]
     annotated_data(quick_run)
@@ -1054,6 +1126,19 @@ def test_a_local_model_sees_turns_of_a_chat(make_tiny_model, tiny_tokenizer, epi
     goal = episode.task.goal.replace(" ", "<|im_start|>")
     foreign = episode.model_copy(update={"task": episode.task.model_copy(update={"goal": goal})})
     assert "<|im_start|>" not in annotation_prompt(foreign)[1]["content"], "page text cannot open a turn"
+
+
+@pytest.mark.parametrize("template", [
+    "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}<|im_start|>model\n",
+    "{% for m in messages %}{% if m['role'] != 'system' %}<|im_start|>{{ m['content'] }}<|im_end|>\n{% endif %}{% endfor %}"])
+def test_a_chat_form_without_a_system(make_tiny_model, tiny_tokenizer, episode, template, monkeypatch):
+    monkeypatch.setattr(tiny_tokenizer, "chat_template", template)
+    model = LanguageModel(make_tiny_model(), tiny_tokenizer, choose_placement("cpu", "float32"))
+    text = tiny_tokenizer.decode(LocalModelAnnotator(model).prompt(annotation_prompt(episode)))
+    for message in annotation_prompt(episode):
+        assert text.count(message["content"]) == 1
+    assert without_system_role(annotation_prompt(episode)[1:]) == annotation_prompt(episode)[1:]
 
 
 def test_a_random_model_is_no_teacher(make_tiny_model, tiny_tokenizer, sample, quick_run):

@@ -56,7 +56,7 @@ def test_the_requirements_are_the_same(project, mirror):
     extras = {key.removesuffix("_requirements"): value.split() for key, value in mirror.items()
               if key.endswith("_requirements")}
     assert extras == facts["optional-dependencies"]
-    assert {"dev", "webarena", "gpu", "docs"} <= set(extras)
+    assert {"dev", "docs"} <= set(extras)
 
 
 def test_the_version_is_the_same_everywhere(mirror):
