@@ -43,8 +43,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .runs import Run, RunBusy, Scale, _runs_folder, cache_folder, notebooks_folder
-from .trajectories import DreamgymError, atomic_write_json
+from .runs import Run, RunBusy, Scale, _runs_folder, cache_folder, notebooks_folder, switched_on
+from .trajectories import DreamgymError, append_json_line, atomic_write_json, read_json_lines
 
 # %% ../nbs/91_command_line.ipynb #2e6a9a17
 def explain(
@@ -61,12 +61,23 @@ def explain(
         return str(error), 1
     if isinstance(error, OSError) and error.errno in (28, 122):
         return "The disk is full: free some space and run the same command again.", 1
-    message = next(iter(str(error).strip().splitlines()), "no message")
+    message = str(error).strip().split("\n")[0] or "no message"
     return f"Unexpected {type(error).__name__}: {message}; set DREAMGYM_DEBUG=1 to see where.", 1
 
 # %% ../nbs/91_command_line.ipynb #32faac5e
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False,
                   help="DreamGym: reinforcement learning for language-model agents in synthesised experience.")
+
+
+def _account(error: BaseException) -> tuple[str, int]:
+    "Sentence and exit code of an error, with its traceback where DREAMGYM_DEBUG asks for it."
+    sentence, code = explain(error)
+    try:
+        if switched_on("DREAMGYM_DEBUG"):
+            traceback.print_exception(error)
+    except DreamgymError as problem:  # the first error comes first
+        sentence += f" {problem}"
+    return sentence, code
 
 
 def run_command(
@@ -82,9 +93,7 @@ def run_command(
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except (Exception, KeyboardInterrupt) as error:
-        if os.environ.get("DREAMGYM_DEBUG"):
-            traceback.print_exc()
-        sentence, code = explain(error)
+        sentence, code = _account(error)
         print("dreamgym: " + " ".join(sentence.split()), file=sys.stderr)
         return code
 
@@ -115,8 +124,10 @@ def _options(
 def chapter_paths(
     folder: Path | None = None,  # default: the book
 ) -> list[Path]:
-    "The chapters in the order of a run."
-    paths = sorted((folder or notebooks_folder()).glob("*.ipynb"), key=lambda p: (not p.stem[:2].isdigit(), p.stem))
+    "The chapters in the order of a run; other notebooks beside them, drafts for example, do not count."
+    found = (folder or notebooks_folder()).glob("*.ipynb")
+    paths = sorted((path for path in found if re.match(r"[0-9]{2}_.|index$", path.stem) and path.is_file()),
+                   key=lambda path: (path.stem == "index", path.stem))
     if not paths:
         raise DreamgymError("No chapters were found beside the package: install dreamgym again.")
     return paths
@@ -143,7 +154,7 @@ def directives(
 ) -> dict[str, str]:  # name -> value
     "nbdev's directives: the lines `#| name: value` at the top of a cell."
     found = {}
-    for line in source.splitlines():
+    for line in source.split("\n"):
         match = re.match(r"#\s*\|\s*([\w-]+):?\s*(.*)", line)
         if not match:
             break
@@ -340,7 +351,7 @@ def _failure(error: BaseException, source: Path, target: Path) -> DreamgymError:
         where, what = f"{where} in cell {error.cell_index}", f"{error.ename}: {error.evalue}"
     elif "ernel died" in str(error) or type(error).__name__ == "DeadKernelError":
         what = "its process died, often for want of memory"
-    line = next(iter(what.strip().splitlines()), "no message").rstrip(".")
+    line = (what.strip().split("\n")[0] or "no message").rstrip(".")
     return ChapterFailed(f"{where}: {line}. The executed notebook is {target}; run the same command to go on from here.")
 
 
@@ -371,10 +382,8 @@ def execute_chapter(
 def chapter_rows(
     run: Run,
 ) -> dict[str, dict]:  # chapter -> its newest record
-    "What chapters.jsonl says; a last line cut by a kill is left out."
-    path = run.path / "chapters.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    rows = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+    "What chapters.jsonl says."
+    rows = read_json_lines(run.path / "chapters.jsonl", chapter=str, source=str, stages=list)
     return {row["chapter"]: row for row in rows}
 
 
@@ -383,8 +392,7 @@ def record_chapter(run: Run, source: Path, seconds: float) -> None:
     stages = sorted({row["stage"] for row in run.stages() if (run.path / row["stage"]).exists()})
     row = {"chapter": source.stem, "seconds": round(seconds, 1), "source": source_hash(source), "stages": stages,
            "finished": time.time()}
-    with (run.path / "chapters.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    append_json_line(run.path / "chapters.jsonl", row)
 
 
 def is_done(run: Run, source: Path) -> bool:
@@ -426,6 +434,15 @@ def clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 # %% ../nbs/91_command_line.ipynb #4a3edd9f
+def _progress_note(run: Run) -> dict:
+    "What the newest stage of a run says about itself; empty where nothing can be read."
+    try:
+        note = json.loads((run.path / "progress.json").read_text(encoding="utf-8"))
+        return note | {"words": f"{note['stage']} {note['done']}/{note['total']} {note['note']}".strip()}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
 class Display:
     "Shows how far a run is: live on a terminal, one line a chapter elsewhere."
 
@@ -435,14 +452,9 @@ class Display:
         self.begun, self.current, self.started, self.finished = time.monotonic(), "", 0.0, {}
 
     def _stage(self) -> str:
-        "What the chapter is doing, from its own notes."
-        try:
-            note = json.loads((self.run.path / "progress.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return ""
-        if note.get("time", 0) < self.wall:
-            return ""
-        return f"{note['stage']} {note['done']}/{note['total']} {note['note']}".strip()
+        "What the chapter is doing, from its own notes; a note that was there before is another's."
+        note = _progress_note(self.run)
+        return "" if note == self.before else note.get("words", "")
 
     def __rich__(self):
         now, place = time.monotonic(), self.names.index(self.current)
@@ -460,7 +472,8 @@ class Display:
 @contextlib.contextmanager
 def showing(self: Display, name: str) -> Iterator[Callable[[], None]]:
     "Show one chapter; the value refreshes the display."
-    self.current, self.started, self.wall = name, time.monotonic(), time.time()
+    self.current, self.started = name, time.monotonic()
+    self.before, known = _progress_note(self.run), len(self.run.stages())
     head = f"[{self.names.index(name) + 1:2d}/{len(self.names)}] {name}"
     if not self.live:
         print(f"{head} ...", end="", flush=True)
@@ -473,7 +486,7 @@ def showing(self: Display, name: str) -> Iterator[Callable[[], None]]:
         with Live(self, console=self.console, refresh_per_second=2, transient=True):
             yield lambda: None
     self.finished[name] = time.monotonic() - self.started
-    stages = [r for r in self.run.stages() if r.get("finished", 0) >= self.wall]
+    stages = self.run.stages()[known:]
     note = ", ".join(f"{r['stage']} {r['seconds']:.0f} s" for r in stages[-3:])
     tail = f" {self.finished[name]:.0f} s" + (f" ({note})" if note else "")
     print(tail if not self.live else f"{head}{tail}", flush=True)
@@ -650,7 +663,7 @@ def seed_numbers(
 @contextlib.contextmanager
 def _following(run: Run, console: Console) -> Iterator[None]:
     "Say which stage is under way, where there is a terminal, and a line for every finished one."
-    over, told = threading.Event(), len(run.stages())
+    over, told, before = threading.Event(), len(run.stages()), _progress_note(run)
 
     def tell() -> int:
         rows = run.stages()
@@ -663,9 +676,8 @@ def _following(run: Run, console: Console) -> Iterator[None]:
         with console.status("starting") as status:
             while not over.wait(1.0):
                 told = tell()
-                with contextlib.suppress(OSError, ValueError, KeyError):
-                    note = json.loads((run.path / "progress.json").read_text(encoding="utf-8"))
-                    status.update(Text(f"{note['stage']} {note['done']}/{note['total']} {note['note']}"))
+                if (note := _progress_note(run)) not in ({}, before):
+                    status.update(Text(note["words"]))
             told = tell()
 
     thread = threading.Thread(target=follow, daemon=True)
@@ -695,12 +707,10 @@ def run_stages(
 # %% ../nbs/91_command_line.ipynb #42ba9d76
 def _seed_table(path: Path, scale: str, console: Console) -> None:
     "Success over the seeds that a table of results holds."
-    import csv
-
     from dreamgym.report import AGENTS
-    from dreamgym.sim_to_real import across_seeds
+    from dreamgym.sim_to_real import across_seeds, read_rows
 
-    overall = across_seeds(list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())), scale)
+    overall = across_seeds(read_rows(path, ("scale", "seed", "agent", "success")), scale)
     table = Table(title=f"Success on real pages, scale {scale}", title_justify="left")
     for column in ("agent", "mean", "95% interval over seeds", "seeds", "better than warm start", "worse"):
         table.add_column(column)
@@ -895,6 +905,41 @@ def _load_agent(folder: Path, scale: Scale):
         layer.scale = factor
     return Agent(model, scale.history_length)
 
+# %% ../nbs/91_command_line.ipynb #fcdf680e
+def _panel_tasks(panel: str, kinds: Sequence[str], size: int) -> tuple[list, int]:
+    "The first tasks of each type, every type once, and how many of a type the panel has for that."
+    from dreamgym.environments import load_panel
+
+    piles = [load_panel(panel, [kind])[:size] for kind in dict.fromkeys(kinds)]
+    played = max(map(len, piles))
+    if played < size:
+        typer.echo(f"The {panel} panel holds {played} tasks of a type, not {size}; all of them are played.")
+    return [task for pile in piles for task in pile], played
+
+
+def _check_output(path: Path) -> None:
+    "Complain about a file that cannot be written, before the work and not after it."
+    try:
+        if path.exists() and not path.is_file():
+            raise OSError(0, "it is no regular file")
+        trial = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise DreamgymError(f"Cannot write {path} ({error.strerror}); name a file in a folder that exists and can be "
+                            "written.") from error
+
+
+def _measure(agent, tasks, sizes: Scale, temperature: float):
+    "One real episode a task, with a line of progress on a terminal."
+    from dreamgym import evaluation
+    from dreamgym.environments import MiniWobBatch
+
+    console = Console(stderr=True, force_jupyter=False)
+    with MiniWobBatch(sizes.browsers, sizes.maximum_steps) as environment, console.status("starting browsers") as status:
+        return evaluation.evaluate(agent, environment, tasks, temperature, watch=lambda done, total:
+                                   status.update(f"{done} of {total} episodes over"))
+
 # %% ../nbs/91_command_line.ipynb #b9f0f5d0
 @app.command()
 def evaluate(
@@ -907,15 +952,18 @@ def evaluate(
     json_file: Annotated[str, typer.Option("--json", help="Also write the numbers to this file.")] = "",
 ) -> None:
     "Measure a saved agent on a frozen panel of real pages."
-    from dreamgym.environments import find_browser, load_panel, panel_hash
+    from dreamgym.environments import find_browser, panel_hash
 
     sizes = Scale.named(scale)
     names = [name.strip() for name in kinds.split(",") if name.strip()] or list(sizes.kinds)
-    tasks = load_panel(panel, names, size or sizes.test_per_kind)
-    check_adapter(Path(adapter))
+    folder, output = (Path(os.path.expanduser(path)) for path in (adapter, json_file))
+    tasks, played = _panel_tasks(panel, names, size or sizes.test_per_kind)
+    if json_file:
+        _check_output(output)
+    check_adapter(folder)
     find_browser()
     with _environment(kernel_variables(sizes)):
-        result = _measure(_load_agent(Path(adapter), sizes), tasks, sizes, temperature)
+        result = _measure(_load_agent(folder, sizes), tasks, sizes, temperature)
     console, table = Console(force_jupyter=False, highlight=False), Table(title=f"{panel} panel {panel_hash()[:12]}")
     for column in ("task type", "success", "95% interval", "episodes"):
         table.add_column(column)
@@ -923,19 +971,8 @@ def evaluate(
         table.add_row(name, f"{rate.mean:.0%}", f"{rate.low:.0%} to {rate.high:.0%}", f"{rate.successes}/{rate.episodes}")
     console.print(table)
     if json_file:
-        atomic_write_json(json_file, {"adapter": adapter, "panel": panel, "panel_hash": panel_hash(), "temperature":
-                                      temperature, "size": size or sizes.test_per_kind} | result.row())
-
-
-def _measure(agent, tasks, sizes: Scale, temperature: float):
-    "One real episode a task, with a line of progress on a terminal."
-    from dreamgym import evaluation
-    from dreamgym.environments import MiniWobBatch
-
-    console = Console(stderr=True, force_jupyter=False)
-    with MiniWobBatch(sizes.browsers, sizes.maximum_steps) as environment, console.status("starting browsers") as status:
-        return evaluation.evaluate(agent, environment, tasks, temperature, watch=lambda done, total:
-                                   status.update(f"{done} of {total} episodes over"))
+        atomic_write_json(output, {"adapter": adapter, "panel": panel, "panel_hash": panel_hash(),
+                                   "temperature": temperature, "size": played} | result.row())
 
 # %% ../nbs/91_command_line.ipynb #da328dd5
 def dream_panel(

@@ -151,11 +151,11 @@ class Judged(NamedTuple):
 
     task: Task | None  # None where the text could not be parsed
     problem: str  # "" for accepted
-    text: str  # what the model wrote
+    text: str  # what the model wrote; "" where it was cut off
 
 # %% ../nbs/07_curriculum.ipynb #6754101a
 def judge_variations(
-    texts: Sequence[str],  # what the model wrote
+    texts: Sequence[str | None],  # what the model wrote; None: cut off at its token limit
     parents: Sequence[Task],  # the task that each one varies
     try_out: Callable[[Sequence[Task]], list[str]] | None = None,  # a simulated check: task -> problem or ""
     known: set[tuple[str, str]] = frozenset(),
@@ -164,6 +164,9 @@ def judge_variations(
     "Parse, check the structure, then try the rest out in simulation."
     judged, seen = [], set(known)
     for number, (text, parent) in enumerate(zip(texts, parents, strict=True)):
+        if text is None:  # half a page may well parse
+            judged.append(Judged(None, "cut off at its token limit", ""))
+            continue
         try:
             task = parse_variation(text, parent, f"{derive_seed(seed, parent.id, number) % 16**5:05x}")
             problem = structural_problem(task, parent, seen)

@@ -6,8 +6,8 @@ Docs: https://dreamgym.github.io/dreamgym/report.html.md"""
 
 # %% auto #0
 __all__ = ['AGENTS', 'GATES', 'COLOURS', 'plain', 'escaped', 'preformatted', 'Fragment', 'page_html', 'show_trajectory',
-           'read_json', 'open_run', 'evaluation_rows', 'write_evaluation', 'results_table', 'real_experience', 'Chart',
-           'drawing', 'results_chart', 'mean_and_band', 'task_returns', 'iterations', 'learning_chart', 'gate_chart',
+           'open_run', 'evaluation_rows', 'write_evaluation', 'results_table', 'real_experience', 'Chart', 'drawing',
+           'results_chart', 'mean_and_band', 'task_returns', 'iterations', 'learning_chart', 'share', 'gate_chart',
            'loss_chart', 'stage_table', 'time_chart', 'show_comparison', 'choose_episodes', 'compare_steps',
            'judged_variations', 'show_variations', 'versions', 'command_of', 'report_html', 'write_report']
 
@@ -15,7 +15,6 @@ __all__ = ['AGENTS', 'GATES', 'COLOURS', 'plain', 'escaped', 'preformatted', 'Fr
 import base64
 import html
 import io
-import json
 import os
 import platform
 import re
@@ -42,6 +41,8 @@ from dreamgym.trajectories import (
     Trajectory,
     atomic_write_json,
     atomic_write_text,
+    read_json,
+    read_json_lines,
     read_trajectories,
 )
 
@@ -130,20 +131,6 @@ def show_trajectory(
     return _table(("page", "action and reasoning", "next page", "outcome"), rows, title)
 
 # %% ../nbs/90_report.ipynb #a9db0a2a
-def read_json(
-    path: Path,
-    default: Any = None,  # what a missing file gives
-) -> Any:
-    "The content of a JSON file of a run; a damaged one raises a `DreamgymError` that names it."
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return default
-    except (OSError, ValueError) as error:
-        raise DreamgymError(f"The file {path.name} in {path.parent.name} is damaged ({error}); "
-                            "delete it and run `dreamgym reproduce` again.") from error
-
-
 def open_run(
     path: str | Path,  # a run directory that exists
 ) -> Run:
@@ -160,9 +147,8 @@ AGENTS = {"warm_start": "warm start", "dream": "dream", "sim_to_real": "sim-to-r
 
 def _evaluations(run: Run) -> dict[str, dict]:
     "The evaluations that are there, in the order of the method."
-    files = {path.stem: path for path in sorted((run.path / "evaluation").glob("*.json"))}
-    names = [name for name in AGENTS if name in files] + [name for name in files if name not in AGENTS]
-    return {name: read_json(files[name]) for name in names}
+    found = run.evaluations()
+    return {name: found[name] for name in [*(name for name in AGENTS if name in found), *found]}
 
 
 def evaluation_rows(
@@ -215,26 +201,28 @@ def results_table(
 # %% ../nbs/90_report.ipynb #517df665
 def _real_steps(run: Run) -> dict[str, int | str]:
     "Real transitions that each agent's reinforcement learning took, where they are known."
-    metrics, spent = read_json(run.path / "metrics.json", {}), {"warm_start": 0, "dream": 0}
-    for name in ("sim_to_real", "real"):
-        if "transitions" in metrics.get(name, {}):
-            spent[name] = int(metrics[name]["transitions"])
-    return spent
+    more = {"sim_to_real": run.transitions("transfer"), "real": run.transitions("real")}
+    return {"warm_start": 0, "dream": 0} | {name: steps for name, steps in more.items() if steps is not None}
+
+
+def _steps_tested(row: dict) -> int | None:
+    "Steps of an evaluation, where both parts of it tell theirs."
+    steps = [part.get("transitions") for part in (row.get("own"), row.get("held_out")) if part]
+    return None if not steps or None in steps else sum(steps)
 
 
 def real_experience(
     run: Run,
 ) -> pd.DataFrame:  # where real transitions were spent
-    "Every real transition of a run and what it was for: nothing is left out of the count."
-    metrics = read_json(run.path / "metrics.json", {})
+    "Every real transition of a run and what it was for; what a result does not tell has no row."
+    offline = run.path / "offline.jsonl"
     gates = {name: read_json(run.path / file, {}).get("transitions") for name, file in GATES.items()}
-    tested = {AGENTS.get(n, n): e.get("own", {}).get("transitions", 0) + (e.get("held_out") or {}).get("transitions", 0)
-              for n, e in _evaluations(run).items()}
-    rows = [("offline data", "training", metrics.get("offline", {}).get("transitions")),
+    tested = {AGENTS.get(name, name): _steps_tested(row) for name, row in _evaluations(run).items()}
+    rows = [("offline data", "training", sum(map(len, read_trajectories(offline))) if offline.exists() else None),
             *((f"fidelity gate {name}", "checking the dream", value) for name, value in gates.items()),
-            ("GRPO in the dream", "training", 0 if "dream" in metrics else None),
-            ("sim-to-real", "training", metrics.get("sim_to_real", {}).get("transitions")),
-            ("real GRPO (baseline)", "training", metrics.get("real", {}).get("transitions")),
+            ("GRPO in the dream", "training", 0 if run.iterations() else None),
+            ("sim-to-real", "training", run.transitions("transfer")),
+            ("real GRPO (baseline)", "training", run.transitions("real")),
             *((f"test panel, {name}", "measuring", value) for name, value in tested.items())]
     return pd.DataFrame([(a, b, int(c)) for a, b, c in rows if c is not None],
                         columns=["where", "what for", "real transitions"])
@@ -351,8 +339,9 @@ def iterations(
 ) -> list[dict]:  # metrics of each finished iteration, with "low" and "high" of the return
     "The metrics of the finished iterations, and the band of their return."
     output = []
-    for path in sorted((run.path / folder).glob("[0-9]*")):
+    for path in run.iterations(folder):
         row, file = read_json(path / "metrics.json", {}), path / "rollouts.jsonl"
+        row = {name: value for name, value in row.items() if value is not None}
         if file.exists():
             row["return"], row["low"], row["high"] = mean_and_band(task_returns(read_trajectories(file)))
         output.append(row)
@@ -381,16 +370,25 @@ def learning_chart(
             axis.set_xticks(range(1, len(rows) + 1, max(1, len(rows) // 8)))
             axis.set_visible(bool(axis.lines))
             axis.set(xlim=(0.7, len(rows) + 0.3), xlabel="iteration")
-    ends = [f"{rows[i].get('return', float('nan')):.0%}" for i in (0, -1)]
+    ends = [share(rows[i].get("return")) for i in (0, -1)]
     return Chart(figure, f"Learning curves, {title}: {ends[0]} in the first iteration, {ends[1]} in the last.")
 
 # %% ../nbs/90_report.ipynb #ea5c391d
+def share(
+    value: float | None,  # between 0 and 1; None where there was nothing to measure
+    otherwise: str = "not measured",
+    digits: int = 0,  # behind the point
+) -> str:
+    "A share in percent, or that there is none."
+    return otherwise if value is None or np.isnan(value) else f"{value:.{digits}%}"
+
+
 def _confusion(axis, gate: dict, title: str) -> None:
-    hits = [gate.get("success_recognised", np.nan), gate.get("failure_recognised", np.nan)]
+    hits = np.array([gate.get("success_recognised"), gate.get("failure_recognised")], float)  # None becomes NaN
     cells = np.array([[hits[0], 1 - hits[0]], [1 - hits[1], hits[1]]])
     axis.imshow(cells, cmap="Blues", vmin=0, vmax=1.4)
     for (i, j), value in np.ndenumerate(cells):
-        axis.annotate("none seen" if np.isnan(value) else f"{value:.0%}", (j, i), ha="center", va="center", fontsize=12)
+        axis.annotate(share(value, "none seen"), (j, i), ha="center", va="center", fontsize=12)
     axis.set_xticks((0, 1), ("success", "otherwise"))
     axis.set_yticks((0, 1), ("true\nsuccess", "true\nfailure"))
     axis.set(title=title, xlabel="imagined")
@@ -406,7 +404,7 @@ def gate_chart(
         return None
     with drawing(len(gates) + 1) as (figure, axes):
         for axis, (name, gate) in zip(axes[0], gates.items(), strict=False):
-            _confusion(axis, gate, f"{name} training: balanced {gate['balanced_reward_accuracy']:.0%}")
+            _confusion(axis, gate, f"{name} training: balanced {share(gate['balanced_reward_accuracy'])}")
         for i, (where, colour) in enumerate((("real", COLOURS["green"]), ("dreamed", COLOURS["purple"]))):
             for j, gate in enumerate(gates.values()):
                 rate = gate[where]
@@ -418,7 +416,7 @@ def gate_chart(
         axes[0, -1].yaxis.set_major_formatter("{x:.0%}")
         axes[0, -1].grid(axis="x", visible=False)
         axes[0, -1].legend(loc="upper left", ncols=2)
-    words = "; ".join(f"{n} training, balanced reward accuracy {g['balanced_reward_accuracy']:.0%}, real success "
+    words = "; ".join(f"{n} training, balanced reward accuracy {share(g['balanced_reward_accuracy'])}, real success "
                       f"{g['real']['mean']:.0%}, dreamed {g['dreamed']['mean']:.0%}" for n, g in gates.items())
     return Chart(figure, f"The fidelity gate: {words}.")
 
@@ -433,6 +431,7 @@ def loss_chart(
     losses: dict[str, Sequence[float]],  # name of the training -> loss of every step
 ) -> Chart | None:
     "Losses of the supervised stages: every step thin, the running mean thick, its spread as a band."
+    losses = {name: [value for value in values if value is not None] for name, values in losses.items()}
     losses = {name: values for name, values in losses.items() if values}
     if not losses:
         return None
@@ -574,8 +573,8 @@ def judged_variations(
     run: Run,
 ) -> list[dict]:  # iteration, problem ("" for accepted), text, task
     "All variations of a run with what became of them."
-    return [{"iteration": int(path.parent.name)} | row
-            for path in sorted((run.path / "iterations").glob("[0-9]*/judged.json")) for row in read_json(path, [])]
+    return [{"iteration": int(folder.name)} | row
+            for folder in run.iterations() for row in read_json(folder / "judged.json", [])]
 
 
 def show_variations(
@@ -676,7 +675,7 @@ def _results_section(run: Run) -> str:
 
 
 def _fidelity_section(run: Run) -> str:
-    gates = {name: read_json(run.path / file) for name, file in GATES.items()}
+    gates = {name: read_json(run.path / file, {}) for name, file in GATES.items()}
     quality = read_json(run.path / "model_quality.json", {})
     body = _figure(gate_chart(gates), "An agent acts on real development tasks; the experience model is asked about "
                    "the very same steps. Then the same agent acts in the dream.")
@@ -684,16 +683,20 @@ def _fidelity_section(run: Run) -> str:
         if gate and gate.get("verdict") == "flattering":
             body += _text(f"The gate {name} training calls this dream <b>flattering</b>: it recognises fewer than 80% of "
                           "the endings (balanced). Read everything that was learnt in it with care.", True)
+        if gate and gate.get("verdict") == "not measured":
+            body += _text(f"The gate {name} training has <b>not measured</b> how true the rewards are: among the agent's "
+                          "real endings was no success, or no failure.", True)
     columns = [c for c in next(iter(quality.values()), {}) if c not in ("steps", "successes", "failures")]
     if columns:
-        table = pd.DataFrame({v: {c.replace("_", " "): f"{q[c]:.1%}" for c in columns} for v, q in quality.items()})
+        table = pd.DataFrame({variant: {c.replace("_", " "): share(found.get(c), "none seen", 1) for c in columns}
+                              for variant, found in quality.items()})
         body += f"<h3>Answers to held-out real steps ({next(iter(quality.values()))['steps']} steps)</h3>" \
                 + _frame(table.reset_index(names="rate"))
     return body
 
 # %% ../nbs/90_report.ipynb #4e6e5d8f
 def _learning_section(run: Run) -> str:
-    metrics, body = read_json(run.path / "metrics.json", {}), ""
+    metrics, body = run.metrics(), ""
     for folder, title in (("iterations", "return in the dream"), ("real", "return on real pages"),
                           ("transfer", "return in the transfer")):
         rows = iterations(run, folder)
@@ -709,7 +712,7 @@ def _learning_section(run: Run) -> str:
 
 def _first_and_last(run: Run, folder: str) -> list[Trajectory]:
     "Episodes worth reading of the first and of the last iteration of a training."
-    paths = sorted((run.path / folder).glob("[0-9]*/rollouts.jsonl"))
+    paths = [file for path in run.iterations(folder) if (file := path / "rollouts.jsonl").exists()]
     return [t for path in dict.fromkeys(paths[:1] + paths[-1:]) for t in choose_episodes(read_trajectories(path), 2)]
 
 
@@ -756,7 +759,8 @@ def _time_section(run: Run) -> str:
     table = stage_table(run)
     if not len(table):
         return ""
-    chapters = {r["chapter"]: r["seconds"] for r in _lines(run.path / "chapters.jsonl")}
+    rows = read_json_lines(run.path / "chapters.jsonl", chapter=str, seconds=(int, float))
+    chapters = {row["chapter"]: row["seconds"] for row in rows}
     text = (f"<p>All stages together took {table['seconds'].sum() / 60:.1f} minutes; the peak memory of a process was "
             f"{table['peak megabytes'].max()} MB.</p>")
     if chapters:
@@ -764,12 +768,6 @@ def _time_section(run: Run) -> str:
     body = text + _figure(time_chart(table), "Seconds and peak memory of the process that built the stage.") + _frame(table)
     wide = pd.DataFrame(chapters.items(), columns=["chapter", "seconds"]).round({"seconds": 1})
     return body + ("<h3>By chapter</h3>" + _frame(wide) if chapters else "")
-
-
-def _lines(path: Path) -> list[dict]:
-    "The rows of a JSON Lines file that only ever grows; a last line cut by a kill is left out."
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-    return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
 
 
 def _origin_section(run: Run) -> str:

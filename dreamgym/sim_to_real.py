@@ -6,12 +6,12 @@ Docs: https://dreamgym.github.io/dreamgym/sim_to_real.html.md"""
 
 # %% auto #0
 __all__ = ['real_budget', 'rollouts_within', 'sim_to_real', 'results', 'result_rows', 'fidelity_rows', 'type_rows', 'curve_rows',
-           'merge_rows', 'save_results', 'AcrossSeeds', 'across_seeds']
+           'read_rows', 'merge_rows', 'save_results', 'AcrossSeeds', 'across_seeds']
 
 # %% ../nbs/12_sim_to_real.ipynb #b6e65f4d
 import csv
 import io
-import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -22,10 +22,10 @@ import torch
 
 from .curriculum import mix_tasks
 from .environments import MiniWobBatch, panel_hash, start_tasks
-from .evaluation import Fidelity, bootstrap_mean, evaluation
+from .evaluation import bootstrap_mean, evaluation
 from .language_model import choose_placement
 from .policy_optimization import Learner
-from .rollouts import Rollout, collect_rollouts, new_agent, warm_start
+from .rollouts import Rollout, collect_rollouts, demonstrations, new_agent, warm_start
 from .runs import Run, derive_seed
 from dreamgym.training_loop import (
     IterationResult,
@@ -36,14 +36,12 @@ from dreamgym.training_loop import (
     real_training,
     settings_of,
 )
-from .trajectories import DreamgymError, Task, atomic_write_text
+from .trajectories import DreamgymError, Task, atomic_write_text, read_json
 
 # %% ../nbs/12_sim_to_real.ipynb #9f0f7368
 def real_budget(run: Run) -> int:  # transitions
-    "A tenth of what training on real pages takes: of the baseline where it was run, else of as many imagined steps."
-    folder = "real" if len(iteration_metrics(run, "real")) == run.scale.iterations else "iterations"
-    steps = sum(m["transitions"] for m in iteration_metrics(run, folder))
-    return int(run.scale.transfer_share * steps)
+    "A tenth of as many real transitions as the iterations of the dream took imagined ones, whatever else was run."
+    return int(run.scale.transfer_share * (run.transitions() or 0))
 
 # %% ../nbs/12_sim_to_real.ipynb #eea9fca6
 def rollouts_within(
@@ -87,7 +85,6 @@ def sim_to_real(run: Run) -> Path:  # folder of the adapter
         metrics = state.learner.update(rollouts, seed)
         used = sum(len(r.trajectory) for r in rollouts)
         _write_iteration(path, state, IterationResult(rollouts, metrics | {"transitions": float(used)}))
-        run.record("sim_to_real", budget=budget, transitions=used, episodes=len(rollouts))
 
     return run.build("transfer/0001", make) / "agent"
 
@@ -107,48 +104,59 @@ def _origin(run: Run) -> dict:
     device, dtype, _ = choose_placement()
     versions = [f"{name}={version(name)}" for name in ("torch", "transformers", "miniwob")]
     versions += [f"device={device}", f"dtype={str(dtype).removeprefix('torch.')}", f"threads={torch.get_num_threads()}"]
-    return {"panel": panel_hash()[:12], "minutes": round(sum(s["seconds"] for s in stages) / 60, 1),
-            "peak_megabytes": max((s["peak_megabytes"] for s in stages), default=0),
+    return {"panel": panel_hash()[:12], "minutes": round(sum(s["seconds"] for s in stages) / 60, 1) if stages else "",
+            "peak_megabytes": max((s["peak_megabytes"] for s in stages), default=""),
             "versions": ";".join(versions), "command": f"dreamgym {command}"}
 
 # %% ../nbs/12_sim_to_real.ipynb #3d44ac9b
+def _policy_steps(run: Run) -> dict[str, int | str]:
+    "Real transitions that each agent was trained on: the demonstrations, and those of its own updates."
+    if not ((run.path / "agent" / "warm_start").exists() and (run.path / "offline.jsonl").exists()):
+        return {}
+    shown = sum(map(len, demonstrations(run)))
+    more = {"sim_to_real": run.transitions("transfer"), "real": run.transitions("real")}
+    return {"warm_start": shown, "dream": shown} | {agent: shown + n for agent, n in more.items() if n is not None}
+
+
+def _cell(value: float | None) -> float | str:
+    "A number for a table; what was not measured is left empty."
+    return round(value, 4) if isinstance(value, int | float) and math.isfinite(value) else ""
+
+
 def result_rows(run: Run) -> list[dict]:  # one row an agent
     "Success of each agent on the frozen test panel with everything needed to make the number again."
-    metrics, rows = run.metrics(), []
-    demonstrations = metrics.get("warm_start", {}).get("examples", 0)
-    real_steps = {"warm_start": demonstrations, "dream": demonstrations,
-                  "sim_to_real": demonstrations + metrics.get("sim_to_real", {}).get("transitions", 0),
-                  "real": demonstrations + int(metrics.get("real", {}).get("transitions", 0))}
-    for path in sorted((run.path / "evaluation").glob("*.json")):
-        row = json.loads(path.read_text(encoding="utf-8"))
+    rows, real_steps, origin = [], _policy_steps(run), _origin(run)
+    for agent, row in run.evaluations().items():
         own, held = row["own"]["overall"], row["held_out"]["overall"]
-        rows.append({"scale": run.scale.name, "seed": run.seed, "agent": row["agent"], "success": own["mean"],
-                     "low": own["low"], "high": own["high"], "episodes": own["episodes"], "held_out": held["mean"],
-                     "held_out_episodes": held["episodes"], "policy_real_steps": real_steps.get(row["agent"], "")}
-                    | _origin(run))
+        rows.append({"scale": run.scale.name, "seed": run.seed, "agent": agent, "success": own["mean"],
+                     "low": own["low"], "high": own["high"], "episodes": own["episodes"],
+                     "held_out": held["mean"] if held["episodes"] else "", "held_out_episodes": held["episodes"],
+                     "policy_real_steps": real_steps.get(agent, "")} | origin)
     return rows
 
 
 def fidelity_rows(run: Run) -> list[dict]:  # one row a gate, before and after training in the dream
     "What the fidelity gate found."
-    rows = []
-    for when, gate in run.metrics().get("fidelity", {}).items():
-        shares = {name: round(gate[name], 4) for name in Fidelity._fields if isinstance(gate.get(name), float)}
-        rows.append({"scale": run.scale.name, "seed": run.seed, "when": when} | shares
-                    | {"real_successes": gate["real"]["successes"], "dreamed_successes": gate["dreamed"]["successes"],
-                       "episodes": gate["real"]["episodes"], "verdict": gate["verdict"],
-                       "flattered": " ".join(gate.get("flattered", ()))} | _origin(run))
+    names = ("balanced_reward_accuracy", "success_recognised", "failure_recognised", "termination_accuracy",
+             "state_exact")
+    rows, origin = [], _origin(run)
+    for when, file in (("before", "gate.json"), ("after", "gate_after.json")):
+        if gate := read_json(run.path / file, {}):
+            rows.append({"scale": run.scale.name, "seed": run.seed, "when": when}
+                        | {name: _cell(gate.get(name)) for name in names}
+                        | {"real_successes": gate["real"]["successes"], "dreamed_successes": gate["dreamed"]["successes"],
+                           "episodes": gate["real"]["episodes"], "verdict": gate["verdict"],
+                           "flattered": " ".join(gate.get("flattered", ()))} | origin)
     return rows
 
 # %% ../nbs/12_sim_to_real.ipynb #5e0b71c4
 def type_rows(run: Run) -> list[dict]:  # one row an agent and task type
     "Success of each agent on the frozen test panel, task type by task type; held-out types too."
     rows, origin = [], _origin(run)
-    for path in sorted((run.path / "evaluation").glob("*.json")):
-        row = json.loads(path.read_text(encoding="utf-8"))
+    for agent, row in run.evaluations().items():
         for panel in ("own", "held_out"):
             for kind, rate in row[panel]["by_kind"].items():
-                rows.append({"scale": run.scale.name, "seed": run.seed, "agent": row["agent"], "type": kind,
+                rows.append({"scale": run.scale.name, "seed": run.seed, "agent": agent, "type": kind,
                              "panel_part": panel, "successes": rate["successes"], "episodes": rate["episodes"]}
                             | origin)
     return rows
@@ -160,12 +168,42 @@ def curve_rows(run: Run) -> list[dict]:  # one row an iteration
     rows, origin = [], _origin(run)
     for where, folder in (("dream", "iterations"), ("real", "real")):
         for number, metrics in enumerate(iteration_metrics(run, folder), 1):
-            measured = {name: round(metrics[name], 4) for name in names if name in metrics}
             rows.append({"scale": run.scale.name, "seed": run.seed, "where": where, "iteration": f"{number:04d}"}
-                        | measured | origin)
+                        | {name: _cell(metrics.get(name)) for name in names} | origin)
     return rows
 
 # %% ../nbs/12_sim_to_real.ipynb #3d44ac9c
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def read_rows(
+    path: str | Path,  # a CSV file in UTF-8, with or without a byte-order mark
+    keys: Sequence[str] = (),  # columns that each row must fill
+    numbers: Sequence[str] = ("seed", "success"),  # those of the keys that hold numbers
+) -> list[dict[str, str]]:
+    "The rows of a table of results; empty ones are passed over, others that cannot be read are refused by line."
+    path, rows = Path(path), []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, restkey="", restval="", strict=True)
+            for row in reader:
+                spare = "".join(row.pop("", []))
+                if not (spare + "".join(row.values())).strip():
+                    continue
+                bad = [key for key in keys if not row.get(key, "").strip() or (key in numbers and not _is_number(row[key]))]
+                if spare.strip() or bad:
+                    problem = f"has no proper {bad[0]}" if bad else "has more cells than the head"
+                    raise ValueError(f"line {reader.line_num} {problem}")
+                rows.append(row)
+    except (OSError, ValueError, csv.Error) as error:
+        raise DreamgymError(f"The table {path} cannot be read ({error}); mend that file or name another.") from error
+    return rows
+
+# %% ../nbs/12_sim_to_real.ipynb #8a38906e
 def merge_rows(
     path: Path,  # a CSV file, there or not
     rows: Sequence[dict],
@@ -174,14 +212,13 @@ def merge_rows(
     "Put rows into a CSV file, sorted by name; whole or not at all."
     name = lambda row: tuple(str(row[key]) for key in keys)  # noqa: E731
     new = {name(row) for row in rows}
-    old = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
-    every = [row for row in old if name(row) not in new] + list(rows)
+    every = [row for row in (read_rows(path, keys) if path.exists() else []) if name(row) not in new] + list(rows)
     if not every:
         return
     text = io.StringIO()
     writer = csv.DictWriter(text, list(every[-1]), restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(sorted(every, key=lambda row: (row["scale"], int(row["seed"]), name(row))))
+    writer.writerows(sorted(every, key=lambda row: (row["scale"], float(row["seed"]), name(row))))
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_text(path, text.getvalue())
 

@@ -35,7 +35,7 @@ from .policy_optimization import Learner, LearnerSettings
 from .replay_buffer import ReplayBuffer, grounded_model
 from .rollouts import Agent, Rollout, collect_rollouts, new_agent, warm_start
 from .runs import Run, Scale, _give_memory_back, derive_seed
-from .trajectories import DreamgymError, Task, Trajectory, atomic_write_json, write_trajectories
+from .trajectories import Task, Trajectory, atomic_write_json, read_json, write_trajectories
 
 # %% ../nbs/11_training_loop.ipynb #9d7cfdbf
 def try_out_in(
@@ -86,8 +86,8 @@ class LoopState:
         self.learner.load(folder)
         if self.buffer is not None:
             self.buffer = ReplayBuffer.load(folder / "buffer", self.buffer.embedder, self.buffer.k)
-        lines = (folder / "invented.jsonl").read_text(encoding="utf-8").splitlines()
-        self.invented = [Task.model_validate_json(line) for line in lines]
+        lines = (folder / "invented.jsonl").read_bytes().split(b"\n")  # not `splitlines`: a goal may hold U+2028
+        self.invented = [Task.model_validate_json(line) for line in lines if line]
         self.values = json.loads((folder / "kind_values.json").read_text(encoding="utf-8"))
 
 # %% ../nbs/11_training_loop.ipynb #ef7ad615
@@ -184,7 +184,8 @@ def _write_iteration(folder: Path, state: LoopState, result: IterationResult) ->
     write_trajectories(folder / "rollouts.jsonl", [r.trajectory for r in result.rollouts])
     judged = [{"problem": j.problem, "text": j.text, "task": j.task and j.task.id} for j in result.judged]
     atomic_write_json(folder / "judged.json", judged)
-    atomic_write_json(folder / "metrics.json", result.metrics)
+    metrics = {name: value if np.isfinite(value) else None for name, value in result.metrics.items()}
+    atomic_write_json(folder / "metrics.json", metrics)  # None: of nothing there is no mean
 
 
 def _train(run: Run, folder: str, state: LoopState, environment: BatchEnvironment, pick, iterations: int) -> None:
@@ -214,17 +215,27 @@ def _last_folder(run: Run, folder: str) -> Path:
     return run.path / folder / f"{run.scale.iterations:04d}" / "agent"
 
 
+def _gate_warnings(gate: dict) -> list[str]:
+    "What a user should know before training in this dream."
+    found = []
+    if gate["verdict"] == "not measured":
+        found.append("The fidelity gate has not measured how true this dream's rewards are: among the agent's real "
+                     "endings was no success, or no failure. What it learns there may be wrong.")
+    elif gate["verdict"] == "flattering":
+        found.append(f"The experience model tells {gate['balanced_reward_accuracy']:.0%} of this agent's endings right, "
+                     "below 80%: what follows trains on a flattering dream. Collect more contrastive data or train it "
+                     "longer.")
+    if kinds := gate.get("flattered"):
+        found.append("This agent solves far more in the dream than on real pages of these task types: "
+                     f"{', '.join(kinds)}. What it learns there may be wrong; look at their steps before you trust the "
+                     "result.")
+    return found
+
+
 def dream_training(run: Run) -> Path:  # folder of the trained adapter
     "DreamGym: every step of reinforcement learning is imagined. Resumes after the last finished iteration."
-    gate = first_gate(run)
-    if gate["verdict"] == "flattering":
-        warnings.warn(
-            f"The experience model tells {gate['balanced_reward_accuracy']:.0%} of this agent's endings right, below "
-            "80%: what follows trains on a flattering dream. Collect more contrastive data or train it longer.",
-            stacklevel=2)
-    if kinds := gate.get("flattered"):
-        warnings.warn(f"This agent solves far more in the dream than on real pages of these task types: {', '.join(kinds)}. "
-                      "What it learns there may be wrong; look at their steps before you trust the result.", stacklevel=2)
+    for warning in _gate_warnings(first_gate(run)):
+        warnings.warn(warning, stacklevel=2)
 
     def pick(state: LoopState, seed: int) -> list[Task]:
         sizes = run.scale
@@ -235,7 +246,6 @@ def dream_training(run: Run) -> Path:  # folder of the trained adapter
         model, buffer = grounded_model(run)
         environment, starts = DreamBatch(model, run.scale.maximum_steps), start_tasks(run)
         _train(run, "iterations", first_state(run, buffer), environment, pick, run.scale.iterations)
-    run.record("dream", transitions=sum(m["transitions"] for m in iteration_metrics(run)))
     return folder
 
 # %% ../nbs/11_training_loop.ipynb #f6d06b9a
@@ -249,7 +259,6 @@ def real_training(run: Run) -> Path:  # folder of the trained adapter
     if not (folder := _last_folder(run, "real")).exists():
         with MiniWobBatch(run.scale.browsers, run.scale.maximum_steps) as environment:
             _train(run, "real", first_state(run, None), environment, pick, run.scale.iterations)
-    run.record("real", transitions=sum(m["transitions"] for m in iteration_metrics(run, "real")))
     return folder
 
 # %% ../nbs/11_training_loop.ipynb #be3a8618
@@ -258,7 +267,7 @@ def iteration_metrics(
     folder: str = "iterations",  # or "real", "transfer"
 ) -> list[dict]:  # one dictionary a finished iteration
     "The metrics of the finished iterations, in order."
-    return [json.loads((path / "metrics.json").read_text()) for path in sorted((run.path / folder).glob("[0-9]*"))]
+    return [read_json(path / "metrics.json", {}) for path in run.iterations(folder)]
 
 
 def last_gate(run: Run) -> dict:  # the row of `Fidelity`
@@ -270,6 +279,5 @@ def last_gate(run: Run) -> dict:  # the row of `Fidelity`
             fidelity = measure_fidelity(agent, model, environment, development_tasks(run), 1, run.scale.temperature,
                                         derive_seed(run.seed, "last gate"))
         atomic_write_json(path, fidelity.row())
-        run.record("fidelity", after=fidelity.row())
 
-    return json.loads(run.build("gate_after.json", make).read_text())
+    return read_json(run.build("gate_after.json", make))

@@ -6,12 +6,14 @@ Docs: https://dreamgym.github.io/dreamgym/trajectories.html.md"""
 
 # %% auto #0
 __all__ = ['END_STATE', 'FAILURE_STATE', 'DreamgymError', 'TrajectoryFileError', 'Task', 'Transition', 'Trajectory',
-           'atomic_write_text', 'atomic_write_json', 'write_trajectories', 'read_trajectories', 'trajectory_schema']
+           'atomic_write_text', 'atomic_write_json', 'read_json', 'write_trajectories', 'read_trajectories',
+           'append_json_line', 'read_json_lines', 'trajectory_schema']
 
 # %% ../nbs/00_trajectories.ipynb #a39fc053
 import errno
 import json
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -125,8 +127,30 @@ def atomic_write_text(
 
 
 def atomic_write_json(path: str | Path, value: Any) -> None:
-    "`atomic_write_text` of a value as indented JSON."
-    atomic_write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    "`atomic_write_text` of a value as indented JSON; a number that is not finite is a bug and raises `ValueError`."
+    try:
+        text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(f"{Path(path).name}: {error}; what is unknown is written as None.") from error
+    atomic_write_text(path, text + "\n")
+
+# %% ../nbs/00_trajectories.ipynb #5eab4455
+def read_json(
+    path: str | Path,  # a .json file
+    default: Any = None,  # what a missing file gives; a value of another type than this is damage
+) -> Any:
+    "The content of a JSON file, NaN as None; a damaged one raises a `DreamgymError` that names it."
+    path = Path(path)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda name: None)
+        if default is not None and not isinstance(found, type(default)):
+            raise ValueError(f"{type(found).__name__} instead of {type(default).__name__}")
+        return found
+    except FileNotFoundError:
+        return default
+    except (OSError, ValueError, RecursionError) as error:
+        raise DreamgymError(f"The file {path.name} in {path.parent.name} is damaged ({error}); "
+                            "delete it and run `dreamgym reproduce` again.") from error
 
 # %% ../nbs/00_trajectories.ipynb #f39ed168
 def write_trajectories(
@@ -168,6 +192,46 @@ def read_trajectories(
                 f"{path}, line {number}: {_line_problem(error)}. Mend or remove that line."
             ) from error
     return output
+
+# %% ../nbs/00_trajectories.ipynb #fc1a08c3
+def append_json_line(
+    path: str | Path,  # a log in JSON Lines
+    row: dict,
+) -> None:
+    "Add a row to a log; where the last line was cut off, the row begins a new one."
+    line = json.dumps(row, allow_nan=False).encode() + b"\n"
+    with Path(path).open("a+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        torn = file.read() not in (b"", b"\n")
+        file.write(b"\n" + line if torn else line)
+
+# %% ../nbs/00_trajectories.ipynb #462648f7
+_TOLD: set[Path] = set()  # logs whose damage was told
+
+
+def _log_row(line: bytes, kinds: dict) -> dict | None:
+    try:
+        row = json.loads(line.decode("utf-8"), parse_constant=int)  # int("NaN") is an error
+    except (ValueError, RecursionError):
+        return None
+    sound = isinstance(row, dict) and all(isinstance(row.get(name), kind) for name, kind in kinds.items())
+    return row if sound else None
+
+
+def read_json_lines(
+    path: str | Path,  # a log, there or not
+    **kinds: type | tuple[type, ...],  # fields that a row must have and their types, for example stage=str
+) -> list[dict]:
+    "The rows of a log; lines that cannot be read are passed over, which is said once on the error stream."
+    path = Path(path).resolve()
+    lines = [line for line in path.read_bytes().split(b"\n") if line.strip()] if path.exists() else []
+    rows = [row for line in lines if (row := _log_row(line, kinds)) is not None]
+    if len(rows) < len(lines) and path not in _TOLD:
+        _TOLD.add(path)
+        print(f"dreamgym: in {path.parent.name}/{path.name} lines that cannot be read were passed over: "
+              f"{len(lines) - len(rows)}.", file=sys.stderr)
+    return rows
 
 # %% ../nbs/00_trajectories.ipynb #7c7c79e5
 def trajectory_schema() -> dict:

@@ -544,6 +544,152 @@ def test_the_tests_of_the_repository(monkeypatch, tmp_path, capsys):
     assert "belong to the repository" in sentence(capsys)
 
 
+# --- damage, foreign files and clocks (logs, folders, the display, evaluate)
+
+
+def test_a_wrong_debug_variable_does_not_hide_the_error(monkeypatch, capsys):
+    for word, lines in (("0", 1), ("off", 1), ("maybe", 1), ("true", 2)):
+        monkeypatch.setenv("DREAMGYM_DEBUG", word)
+        assert run_command(["reproduce", "--scale", "huge"]) == 1
+        error = capsys.readouterr().err
+        assert "choose one of quick, cpu, gpu, paper" in error and ("Traceback" in error) is (lines == 2)
+        assert ("DREAMGYM_DEBUG is 'maybe'" in error) is (word == "maybe") and (error.count("\n") == 1) is (lines == 1)
+
+
+def test_only_chapters_are_chapters(tmp_path):
+    for name in ("02_b.ipynb", "00_a.ipynb", "index.ipynb", "_draft.ipynb", "._00_a.ipynb", "draft.ipynb", "index2.ipynb",
+                 "0_x.ipynb", "12x.ipynb", "\u0661\u0662_x.ipynb", "00_a.ipynb~"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "03_folder.ipynb").mkdir()
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / ".ipynb_checkpoints" / "00_a-checkpoint.ipynb").write_text("")
+    assert [path.stem for path in chapter_paths(tmp_path)] == ["00_a", "02_b", "index"]
+
+
+@pytest.mark.parametrize("cut", [1, 9, 40])
+def test_a_torn_line_of_the_chapters_costs_one_chapter(in_book, tmp_path, capsys, cut):
+    run, sources = Run.open(tmp_path / "run"), chapter_paths(in_book)
+    (run.path / "notebooks").mkdir()
+    for source in sources:
+        (run.path / "notebooks" / source.name).write_text("{}")
+    record_chapter(run, sources[0], 1.0)
+    path = run.path / "chapters.jsonl"
+    path.write_bytes(path.read_bytes()[:-cut])
+    record_chapter(run, sources[1], 1.0)
+    assert [is_done(run, source) for source in sources * 3] == [cut == 1, True] * 3
+    path.write_bytes(path.read_bytes() + b'\xff\0\n[]\n{"chapter": "00_first"}\n')
+    record_chapter(run, sources[0], 1.0)
+    assert all(is_done(run, source) for source in sources)
+    assert capsys.readouterr().err.count("\n") == 1, "said once"
+
+
+def test_the_display_does_not_need_the_clock_on_the_wall(tmp_path, monkeypatch):
+    hours = iter(range(1000))
+    monkeypatch.setattr(time, "time", lambda: 2e9 - 3600 * next(hours))  # set back, again and again
+    run = Run.open(tmp_path / "run")
+    run.progress("before", 1, 1)
+    run.build("before.txt", Path.touch)
+    display = command_line.Display(run, ["00_first"], LOG)
+    display.live = False
+    with display.showing("00_first"):
+        assert display._stage() == "", "what another chapter said"
+        run.progress("before", 1, 1)
+        assert display._stage() == "before 1/1", "the same words, but new ones"
+        for text in ("[]", "{}", '{"stage": ', "7"):
+            (run.path / "progress.json").write_text(text)
+            assert display._stage() == ""
+        run.build("within.txt", Path.touch)
+
+
+def test_the_line_of_a_chapter_names_its_own_stages(tmp_path, monkeypatch, capsys):
+    run = Run.open(tmp_path / "run")
+    run.build("before.txt", Path.touch)
+    display = command_line.Display(run, ["00_first"], LOG)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    with display.showing("00_first"):
+        run.build("within.txt", Path.touch)
+    assert "(within.txt 0 s)" in capsys.readouterr().out
+
+
+def test_only_new_notes_and_stages_are_followed(tmp_path, monkeypatch):
+    run, screen = Run.open(tmp_path / "run"), StringIO()
+    run.progress("yesterday", 1, 1)
+    run.build("before.txt", Path.touch)
+    console, shown = Console(file=screen, force_terminal=True, force_jupyter=False), []
+    status = SimpleNamespace(update=lambda text: shown.append(str(text)))
+    monkeypatch.setattr(console, "status", lambda text: command_line.contextlib.nullcontext(status))
+    with command_line._following(run, console):
+        time.sleep(1.2)
+        run.progress("today", 1, 1)
+        run.build("within.txt", Path.touch)
+        time.sleep(1.2)
+    assert set(shown) == {"today 1/1"} and "within.txt" in screen.getvalue() and "before.txt" not in screen.getvalue()
+
+
+@pytest.fixture
+def measured(monkeypatch, tmp_path):
+    "`evaluate` without model and browser: what it would play is kept, every episode fails."
+    from dreamgym import environments
+    from dreamgym.evaluation import Evaluation, wilson
+
+    played = []
+
+    def measure(agent, tasks, sizes, temperature):
+        played.extend(tasks)
+        counts = {kind: sum(task.kind == kind for task in tasks) for kind in dict.fromkeys(task.kind for task in tasks)}
+        return Evaluation(wilson(0, len(tasks)), {kind: wilson(0, n) for kind, n in counts.items()}, len(tasks), [])
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(environments, "find_browser", lambda: "chromium")
+    monkeypatch.setattr(command_line, "check_adapter", lambda folder: (1, 1.0))
+    monkeypatch.setattr(command_line, "_load_agent", lambda folder, sizes: played.append(folder))
+    monkeypatch.setattr(command_line, "_measure", measure)
+    return played
+
+
+@pytest.mark.parametrize("kinds, size, episodes, of_each", [
+    ("click-button,click-button", 6, 6, 6), (" click-button, enter-text,click-button,", 6, 12, 6),
+    ("click-button,enter-text", 60, 100, 50), ("click-button", 50, 50, 50)])
+def test_evaluate_writes_what_was_played(measured, capsys, kinds, size, episodes, of_each):
+    words = ["evaluate", "--adapter", "~/agent", "--kinds", kinds, "--size", str(size), "--json", "~/row.json"]
+    assert run_command(words) == 0
+    folder, *tasks = measured
+    assert folder == Path.home() / "agent" and len({task.id for task in tasks}) == len(tasks) == episodes
+    row = json.loads((Path.home() / "row.json").read_text())
+    assert (row["size"], row["overall"]["episodes"]) == (of_each, episodes)
+    assert {rate["episodes"] for rate in row["by_kind"].values()} == {of_each}
+    assert ("holds 50 tasks of a type, not 60" in capsys.readouterr().out) is (size == 60)
+
+
+@pytest.mark.parametrize("name", ["absent/row.json", ".", "folder", "file/row.json", "pipe", "/proc/row.json", "a" * 300])
+def test_evaluate_refuses_a_file_that_cannot_be_written_before_measuring(measured, tmp_path, capsys, name):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    assert run_command(["evaluate", "--adapter", "x", "--json", name]) == 1
+    assert "Cannot write" in sentence(capsys) and measured == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "pipe"]
+
+
+def test_a_table_of_seeds_may_come_from_an_editor(tmp_path, capsys):
+    path = tmp_path / "table.csv"
+    path.write_bytes("\ufeffscale,seed,agent,success,note\r\nquick,0,dream,0.5,a\u2028b\r\n,,,,\r\n".encode())
+    command_line._seed_table(path, "quick", Console(force_jupyter=False))
+    assert "50%" in capsys.readouterr().out
+    path.write_text("scale,seed,agent,success\nquick,0,dream\n")
+    with pytest.raises(DreamgymError, match="table.csv cannot be read .line 2 has no proper success"):
+        command_line._seed_table(path, "quick", LOG)
+
+
+def test_any_line_separator_in_an_error_gives_one_line(monkeypatch, capsys):
+    def fail(*_, **__):
+        raise ValueError("one\u2028two\x85three\nfour")
+
+    monkeypatch.setattr(command_line, "app", fail)
+    assert run_command([]) == 1
+    assert "ValueError: one two three; set" in sentence(capsys)
+
+
 @pytest.mark.slow
 @pytest.mark.browser
 def test_evaluate_measures_a_saved_agent(tmp_path, capsys):

@@ -223,3 +223,13 @@ def test_no_type_is_forgotten_by_the_mixture():
     assert mix_tasks(pool, [], 9, 0.2, 0, {}) == mix_tasks(pool, [], 9, 0.2, 0)
     mixture = mix_tasks(pool, [], 15, 0.2, 0, {"a": 0.25, "b": 0.0}, smallest=0.25)
     assert [sum(t.kind == kind for t in mixture) for kind in "abc"] == [5, 5, 5], "all count alike"
+
+
+# ---------------------------------------------------------------- texts that were cut
+
+
+def test_a_text_that_was_cut_off_is_no_task():
+    judged = judge_variations([GOOD, None, GOOD], [PARENT] * 3, lambda tasks: [""] * len(tasks), seed=4)
+    assert [j.problem for j in judged] == ["", "cut off at its token limit", "not new"]
+    assert judged[1] == (None, "cut off at its token limit", "")
+    assert judge_variations([GOOD] * 2, [PARENT] * 2, seed=4)[0].task == judged[0].task, "names of the others stay"

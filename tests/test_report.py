@@ -1,7 +1,6 @@
 "The report: foreign text is escaped, one file is enough, and a run of any age can be shown."
 
 import json
-import math
 from html.parser import HTMLParser
 
 import pandas as pd
@@ -88,8 +87,7 @@ def gate(**changes) -> dict:
 def partial(quick_run):
     "Offline data, a warm start, one iteration: a run that was interrupted."
     run = quick_run
-    run.build("offline.jsonl", lambda path: path.write_text(""))
-    run.record("offline", trajectories=1, transitions=7)
+    run.build("offline.jsonl", lambda path: write_trajectories(path, [trajectory(n, real=True) for n in range(4)]))
     run.record("warm_start", losses=[2.0, 1.0, 0.5])
     run.build("evaluation/warm_start.json", lambda path: atomic_write_json(path, evaluation(4)))
 
@@ -114,7 +112,7 @@ def whole(partial):
         run.build(name, lambda path: atomic_write_json(path, gate()))
     for name in ("iterations/0002", "transfer/0001"):
         run.build(name, lambda path: (path.mkdir(), write_trajectories(path / "rollouts.jsonl", [trajectory(2, real=True)]),
-                                      atomic_write_json(path / "metrics.json", {"return": 1.0})))
+                                      atomic_write_json(path / "metrics.json", {"return": 1.0, "transitions": 8.0})))
     side = {"page": EVIL, "reward": 0.0, "done": False, "valid": True, "reasoning": EVIL}
     episode = {"task": "a/1", "kind": "a", "goal": EVIL, "steps": [
         {"page": EVIL, "action": EVIL, "real": side, "imagined": side | {"page": EVIL + "\ntext more"}},
@@ -122,9 +120,7 @@ def whole(partial):
     run.build("transcripts.json", lambda path: atomic_write_json(
         path, {"episodes": [episode], "mistakes": [episode], "endings": 24, "wrong": 1}))
     run.build("model_quality.json", lambda path: atomic_write_json(
-        path, {"full": {"steps": 9, "balanced_reward_accuracy": 0.9, "state_exact": math.nan}}))
-    run.record("sim_to_real", budget=10, transitions=8)
-    run.record("dream", transitions=300)
+        path, {"full": {"steps": 9, "balanced_reward_accuracy": 0.9, "state_exact": None}}))
     return run
 
 
@@ -193,7 +189,7 @@ def test_rows_are_tidy_and_ordered(whole, tmp_path):
 def test_real_transitions_are_all_counted(whole):
     table = real_experience(whole)
     spent = dict(zip(table["where"], table["real transitions"], strict=True))
-    assert spent == {"offline data": 7, "fidelity gate before": 30, "fidelity gate after": 30, "GRPO in the dream": 0,
+    assert spent == {"offline data": 8, "fidelity gate before": 30, "fidelity gate after": 30, "GRPO in the dream": 0,
                      "sim-to-real": 8, "test panel, warm start": 40, "test panel, dream": 40, "test panel, sim-to-real": 40}
 
 
@@ -224,7 +220,7 @@ def test_episodes_are_chosen_by_a_rule():
 
 def test_charts_draw_themselves_and_speak(whole):
     charts = [results_chart(evaluation_rows(whole)), learning_chart(iterations(whole)),
-              gate_chart({"before": gate(), "after": gate(success_recognised=math.nan)}),
+              gate_chart({"before": gate(), "after": gate(success_recognised=None)}),
               loss_chart({"a": [1.0], "b": [2.0, 1.0]}), time_chart(stage_table(whole))]
     for chart in charts:
         assert isinstance(chart, Chart) and len(chart.text) > 20 and chart.text in repr(chart)
@@ -302,6 +298,86 @@ def test_a_run_is_opened_as_it_was_made(tmp_path):
     with pytest.raises(DreamgymError, match="no run directory"):
         open_run(tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+# --- lost, unknown and foreign: what is not known has no number
+
+
+def test_a_report_needs_no_figures_beside_the_results(whole):
+    text = report_html(whole)
+    assert "after 8 real transitions more, 80%" in text
+    (whole.path / "metrics.json").unlink()
+    shorn = report_html(whole)
+    assert "after 8 real transitions more, 80%" in shorn and len(shorn) < len(text), "only the losses are missing"
+    (whole.path / "metrics.json").write_text("[")
+    with pytest.raises(DreamgymError, match="metrics.json in run is damaged; delete that file"):
+        report_html(whole)
+
+
+def test_steps_that_no_result_tells_have_no_row(whole):
+    (whole.path / "transfer" / "0001" / "metrics.json").unlink()
+    assert results_table(whole).loc["sim-to-real", "real transitions in RL"] == 2, "counted again in the rollouts"
+    (whole.path / "transfer" / "0001" / "rollouts.jsonl").unlink()
+    (whole.path / "offline.jsonl").unlink()
+    found = evaluation(6)
+    del found["own"]["transitions"]
+    atomic_write_json(whole.path / "evaluation" / "dream.json", found)
+    assert results_table(whole).loc["sim-to-real", "real transitions in RL"] == ""
+    assert list(real_experience(whole)["where"]) == ["fidelity gate before", "fidelity gate after", "GRPO in the dream",
+                                                     "test panel, warm start", "test panel, sim-to-real"]
+
+
+@pytest.mark.parametrize("null", ["null", "NaN"])
+def test_a_gate_that_measured_nothing(whole, null):
+    lost = ("balanced_reward_accuracy", "success_recognised")
+    text = json.dumps(gate(verdict="not measured") | dict.fromkeys(lost)).replace("null", null)
+    for name in ("gate.json", "gate_after.json"):
+        (whole.path / name).write_text(text)
+    (whole.path / "model_quality.json").write_text(f'{{"full": {{"steps": 9, "state_exact": {null}}}}}')
+    shown = report_html(whole)
+    assert "not measured</b> how true" in shown and "none seen" in shown
+    assert "balanced reward accuracy not measured" in shown and "nan%" not in shown
+    assert_harmless(shown)
+
+
+def test_an_iteration_that_measured_nothing(partial):
+    path = partial.path / "iterations" / "0001" / "metrics.json"
+    path.write_text('{"return": null, "dead_groups": null, "ratio": NaN, "entropy": 0.5}')
+    assert_harmless(report_html(partial))
+    for number in (2, 3):
+        folder = partial.path / "iterations" / f"{number:04d}"
+        folder.mkdir()
+        (folder / "metrics.json").write_text('{"return": null, "kl": null, "dead_groups": 0.5}')
+    rows = iterations(partial)
+    assert None not in [value for row in rows for value in row.values()] and "ratio" not in rows[0]
+    assert "not measured in the last" in learning_chart(rows).text
+    assert_harmless(report_html(partial))
+    assert loss_chart({"a": [None, 1.0, None]}).text.count("from 1.00") == 1 and loss_chart({"a": [None]}) is None
+
+
+def test_a_text_that_was_cut_off_is_shown_as_rejected():
+    shown = show_variations([{"iteration": 1, "problem": "cut off at its token limit", "text": "", "task": None}])
+    assert "0 accepted, 1 rejected because: cut off at its token limit (1)." in shown
+
+
+def test_files_that_are_not_ours_change_nothing(whole):
+    before = report_html(whole)
+    for name in ("._dream.json", ".dream.json", "_dream.json", "dream copy.json", "dream.json~"):
+        (whole.path / "evaluation" / name).write_bytes(b"\0\5\x16\7\xff")
+    for name in ("._0001", ".0002.unfinished", "0002 copy", "00"):
+        (whole.path / "iterations" / name).mkdir()
+        (whole.path / "iterations" / name / "judged.json").write_text("{")
+        (whole.path / "iterations" / name / "metrics.json").write_text("{")
+    (whole.path / "iterations" / "0001" / "._rollouts.jsonl").write_bytes(b"\0")
+    (whole.path / "transfer" / ".DS_Store").write_bytes(b"\0")
+    assert report_html(whole) == before
+
+
+@pytest.mark.parametrize("name, text", [("chapters.jsonl", '{"chapter": "00_x", "seconds": 1.5}\n'),
+                                        ("stages.jsonl", '{"stage": "x", "seconds": 1.5, "peak_megabytes": 3}\n')])
+def test_a_torn_log_does_not_stop_the_report(whole, name, text):
+    (whole.path / name).write_bytes(text.encode()[:-9] + text.encode() + b"\xff\0\n[]\n{}\n" + text.encode() + text.encode()[:-9])
+    assert "1.5" in report_html(whole)
 
 
 def test_every_agent_of_the_method_has_a_name():

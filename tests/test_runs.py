@@ -24,9 +24,10 @@ from dreamgym.runs import (
     notebooks_folder,
     set_seed,
     size,
+    switched_on,
     system_picture,
 )
-from dreamgym.trajectories import DreamgymError
+from dreamgym.trajectories import DreamgymError, Task, Trajectory, Transition, atomic_write_json, write_trajectories
 
 SLOW_STAGE = """
 import sys, time
@@ -355,14 +356,29 @@ def test_progress_is_written_seldom_and_at_the_end(quick_run):
     assert [path.name for path in quick_run.path.iterdir() if "unfinished" in path.name] == []
 
 
+def test_notes_do_not_need_the_clock_on_the_wall(quick_run, monkeypatch):
+    "It may be set back, stand still or not be there."
+    ticks = iter(range(100))
+    monkeypatch.setattr(time, "time", lambda: 1e9 - 1e6 * next(ticks))
+    notes = []
+    for _ in range(3):
+        quick_run._noted = float("-inf")
+        quick_run.progress("stage", 0, 9)
+        notes.append((quick_run.path / "progress.json").read_text())
+    assert len(set(notes)) == 3, "each note differs from the one before, though it says the same"
+    quick_run.progress("stage", 1, 9)
+    assert (quick_run.path / "progress.json").read_text() == notes[-1], "at most twice a second"
+
+
 def test_figures_are_merged_by_section(quick_run):
     quick_run.record("a", x=1, y=[1.5, "ü"])
     quick_run.record("b", x=2)
     assert Run.open(quick_run.path).record("a", x=3) == {"a": {"x": 3, "y": [1.5, "ü"]}, "b": {"x": 2}}
 
 
-def test_damaged_figures_are_named(quick_run):
-    (quick_run.path / "metrics.json").write_text('{"a": ')
+@pytest.mark.parametrize("content", ['{"a": ', "[]", "null", ""])
+def test_damaged_figures_are_named(quick_run, content):
+    (quick_run.path / "metrics.json").write_text(content)
     with pytest.raises(DreamgymError, match="metrics.json in run is damaged.*delete that file"):
         quick_run.metrics()
 
@@ -392,3 +408,49 @@ def test_the_configuration_holds_every_size(quick_run):
     stored = json.loads((quick_run.path / "config.json").read_text())["scale"]
     assert stored == json.loads(json.dumps(asdict(quick_run.scale)))
     assert replace(quick_run.scale, **{**stored, "kinds": tuple(stored["kinds"])}) == quick_run.scale
+
+
+# ---------------------------------------------------------------- results of stages
+
+
+@pytest.mark.parametrize("word, on", [("1", True), ("true", True), ("YES", True), ("On", True), ("", False), ("0", False),
+                                      ("False", False), ("no", False), ("OFF", False), (None, False)])
+def test_a_variable_says_yes_or_no(monkeypatch, word, on):
+    monkeypatch.delenv("DREAMGYM_DEBUG", raising=False)
+    if word is not None:
+        monkeypatch.setenv("DREAMGYM_DEBUG", word)
+    assert switched_on("DREAMGYM_DEBUG") is on
+
+
+def test_a_variable_that_says_neither_is_named(monkeypatch):
+    monkeypatch.setenv("DREAMGYM_DEBUG", "maybe")
+    with pytest.raises(DreamgymError, match="DREAMGYM_DEBUG is 'maybe'; set it to 1"):
+        switched_on("DREAMGYM_DEBUG")
+
+
+def test_only_what_stages_write_counts_as_a_result(quick_run):
+    assert (quick_run.evaluations(), quick_run.iterations(), quick_run.transitions()) == ({}, [], None)
+    for name in ("dream.json", "my-agent_2.json", "._dream.json", ".dream.json", "_dream.json", "dream (1).json",
+                 "dream copy.json", "~dream.json", "#dream.json#", "dream.json~", "0.json"):
+        (quick_run.path / "evaluation").mkdir(exist_ok=True)
+        (quick_run.path / "evaluation" / name).write_text("{}" if name[0] in "dm" else "\0\0\0")
+    (quick_run.path / "evaluation" / "folder.json").mkdir()
+    assert list(quick_run.evaluations()) == ["dream", "my-agent_2"]
+    for name in ("0001", "0002", "._0003", ".0003.unfinished", "0003 copy", "00003", "3", "0004~"):
+        (quick_run.path / "iterations" / name).mkdir(parents=True)
+        atomic_write_json(quick_run.path / "iterations" / name / "metrics.json", {"transitions": 7.0})
+    (quick_run.path / "iterations" / "0005").write_text("a file")
+    assert [path.name for path in quick_run.iterations()] == ["0001", "0002"]
+    assert quick_run.transitions() == 14 and quick_run.transitions("real") is None
+
+
+def test_steps_are_counted_again_where_the_metrics_are_lost(quick_run):
+    step = Transition(state="text a", action="click 1", next_state="text a", reward=0.0, done=False)
+    for number in ("0001", "0002"):
+        (quick_run.path / "real" / number).mkdir(parents=True)
+        write_trajectories(quick_run.path / "real" / number / "rollouts.jsonl",
+                           [Trajectory(task=Task(id="a/1", kind="a"), transitions=(step,) * 3, truncated=True)] * 2)
+    atomic_write_json(quick_run.path / "real" / "0001" / "metrics.json", {"transitions": 5.0})
+    assert quick_run.transitions("real") == 11
+    (quick_run.path / "real" / "0002" / "rollouts.jsonl").unlink()
+    assert quick_run.transitions("real") is None, "unknown is not zero"

@@ -16,12 +16,21 @@ from dreamgym.sim_to_real import (
     curve_rows,
     fidelity_rows,
     merge_rows,
+    read_rows,
     real_budget,
+    result_rows,
     rollouts_within,
     save_results,
     type_rows,
 )
-from dreamgym.trajectories import Task, Trajectory, Transition, atomic_write_json
+from dreamgym.trajectories import (
+    DreamgymError,
+    Task,
+    Trajectory,
+    Transition,
+    atomic_write_json,
+    write_trajectories,
+)
 
 KEYS = ("scale", "seed", "agent")
 PAGE = "[1] button 'Go'"
@@ -84,16 +93,15 @@ def iteration(run, folder, number, steps):
     atomic_write_json(path / "metrics.json", {"transitions": steps})
 
 
-def test_the_budget_follows_the_baseline_where_it_was_run(tmp_path):
+def test_the_budget_depends_on_the_dream_alone(tmp_path):
     run = Run.open(tmp_path / "run", Scale.named("quick", iterations=2, transfer_share=0.1), 0)
     assert real_budget(run) == 0
     for number in (1, 2):
         iteration(run, "iterations", number, 100)
     assert real_budget(run) == 20
-    iteration(run, "real", 1, 300)
-    assert real_budget(run) == 20, "half a baseline is none"
-    iteration(run, "real", 2, 300)
-    assert real_budget(run) == 60
+    for number in (1, 2):
+        iteration(run, "real", number, 300)
+        assert real_budget(run) == 20, "whatever else was run"
 
 
 def played(task, steps):
@@ -178,7 +186,7 @@ def test_the_transfer_asks_most_for_what_the_dream_is_unsure_of(tmp_path, monkey
     assert kinds == {"b": 10, "a": 2}, "in proportion to V, whatever counts in the dream"
     assert (settings.epochs, settings.minibatches) == (3, 1)
     assert settings.learning_rate == 0.5 * run.scale.policy_learning_rate
-    assert run.metrics()["sim_to_real"] == {"budget": 192, "transitions": 192, "episodes": 48}
+    assert sum(len(r.trajectory) for r in rollouts) == 192 and len(rollouts) == 48
     module.sim_to_real(run)
     assert len(updates) == 1, "once"
 
@@ -190,7 +198,8 @@ def test_the_gates_become_rows(tmp_path):
                             "termination_accuracy", "state_exact"), 0.91234)
     gate = shares | {"real": {"successes": 5, "episodes": 8}, "dreamed": {"successes": 6, "episodes": 8},
                      "transitions": 30, "gap": 0.125, "verdict": "doubtful"}
-    run.record("fidelity", before=gate, after=gate)
+    for name in ("gate.json", "gate_after.json"):
+        atomic_write_json(run.path / name, gate)
     rows = fidelity_rows(run)
     assert [r["when"] for r in rows] == ["before", "after"]
     assert (rows[0]["balanced_reward_accuracy"], rows[0]["real_successes"], rows[0]["dreamed_successes"],
@@ -216,3 +225,115 @@ def test_task_types_and_curves_become_rows(tmp_path):
         save_results(run, tmp_path / "out" / "quick.csv")
     lines = {p.name: len(p.read_text().splitlines()) for p in (tmp_path / "out").iterdir()}
     assert lines == {"quick.csv": 2, "quick_types.csv": 3, "quick_curves.csv": 4}
+
+
+# ---------------------------------------------------------------- numbers that are not known
+
+
+GATE = dict.fromkeys(("balanced_reward_accuracy", "success_recognised", "failure_recognised", "termination_accuracy",
+                      "state_exact"), 0.91234) | {"real": {"successes": 0, "episodes": 8}, "verdict": "not measured",
+                                                  "dreamed": {"successes": 6, "episodes": 8}, "transitions": 30}
+
+
+def finished(tmp_path) -> Run:
+    "What the stages of a run leave, without anything in metrics.json."
+    run = Run.open(tmp_path / "run", Scale.named("quick", iterations=2, fewest_demonstrations=2), 3)
+    write_trajectories(run.path / "offline.jsonl", [t.model_copy(update={"source": source}) for task in some_tasks(3)
+                                                    for source in ("oracle", "branch") for t in [played(task, 1)]])
+    (run.path / "agent" / "warm_start").mkdir(parents=True)
+    (run.path / "evaluation").mkdir()
+    rate = {"mean": 0.5, "low": 0.2, "high": 0.8, "successes": 2, "episodes": 4}
+    none = {"mean": 0.0, "low": 0.0, "high": 1.0, "successes": 0, "episodes": 0}
+    for agent in ("warm_start", "dream", "sim_to_real", "real", "mine"):
+        atomic_write_json(run.path / "evaluation" / f"{agent}.json", {
+            "agent": agent, "own": {"overall": rate, "by_kind": {"a": rate}}, "held_out": {"overall": none, "by_kind": {}}})
+    for folder, steps in (("iterations", 100), ("real", 300)):
+        for number in (1, 2):
+            iteration(run, folder, number, steps)
+    iteration(run, "transfer", 1, 20)
+    for name in ("gate.json", "gate_after.json"):
+        atomic_write_json(run.path / name, GATE)
+    return run
+
+
+def test_rows_need_no_metrics_file(tmp_path):
+    run = finished(tmp_path)
+    spent = {"warm_start": 2, "dream": 2, "sim_to_real": 22, "real": 602, "mine": ""}
+    assert {r["agent"]: r["policy_real_steps"] for r in result_rows(run)} == spent
+    assert [r["when"] for r in fidelity_rows(run)] == ["before", "after"]
+    (run.path / "metrics.json").write_text('{"warm_start": ')
+    assert {r["agent"]: r["policy_real_steps"] for r in result_rows(run)} == spent, "a damaged one is not asked"
+    assert all(r["held_out"] == r["minutes"] == r["peak_megabytes"] == "" for r in result_rows(run))
+
+
+def test_what_is_lost_is_empty_and_never_zero(tmp_path):
+    run = finished(tmp_path)
+    (run.path / "transfer" / "0001" / "metrics.json").unlink()
+    assert [r["policy_real_steps"] for r in result_rows(run) if r["agent"] == "sim_to_real"] == [""]
+    (run.path / "offline.jsonl").unlink()
+    assert {r["policy_real_steps"] for r in result_rows(run)} == {""}, "and nothing is collected again"
+    atomic_write_json(run.path / "gate.json", GATE | {"success_recognised": None, "balanced_reward_accuracy": None})
+    (run.path / "gate_after.json").write_text(json.dumps(GATE | {"state_exact": float("nan")}))
+    first, last = fidelity_rows(run)
+    assert (first["success_recognised"], first["balanced_reward_accuracy"], first["failure_recognised"]) == ("", "", 0.9123)
+    assert (last["state_exact"], last["verdict"]) == ("", "not measured") and list(first) == list(last)
+
+
+def test_an_iteration_that_measured_less_keeps_the_columns(tmp_path):
+    run = finished(tmp_path)
+    atomic_write_json(run.path / "iterations" / "0001" / "metrics.json", {"transitions": 100.0, "return": 0.5,
+                                                                          "entropy": 0.25, "update_kl": None})
+    save_results(run, tmp_path / "quick.csv")
+    first, second, *_ = read_rows(tmp_path / "quick_curves.csv", ("scale", "seed", "where", "iteration"))
+    assert (first["entropy"], first["update_kl"], second["entropy"], second["transitions"]) == ("0.25", "", "", "100")
+    (run.path / "iterations" / "0002" / "metrics.json").write_text("{")
+    with pytest.raises(DreamgymError, match="metrics.json in 0002 is damaged"):
+        curve_rows(run)
+
+
+def test_files_that_are_not_ours_make_no_rows(tmp_path):
+    run = finished(tmp_path)
+    before = result_rows(run), type_rows(run), curve_rows(run)
+    (run.path / "evaluation" / "._dream.json").write_bytes(b"\0\5\x16\7")
+    (run.path / "iterations" / "._0001").mkdir()
+    (run.path / "iterations" / "0002 copy").mkdir()
+    assert (result_rows(run), type_rows(run), curve_rows(run)) == before
+
+
+# ---------------------------------------------------------------- tables that others have touched
+
+
+TABLE = "scale,seed,agent,success\nquick,0,dream,0.5\nquick,1,dream,0.25\n"
+
+
+@pytest.mark.parametrize("content", [
+    TABLE.encode(), b"\xef\xbb\xbf" + TABLE.encode(), TABLE.replace("\n", "\r\n").encode(), (TABLE + "\n\n").encode(),
+    (TABLE + ",,,\n").encode(), (TABLE + " , ,,\n").encode(), TABLE.rstrip().encode(), TABLE.replace(".5\n", ".5,,\n").encode(),
+    b"\xef\xbb\xbf" + TABLE.replace("\n", "\r\n").encode() + b"\r\n"])
+def test_a_table_is_read_whatever_an_editor_did_to_it(tmp_path, content):
+    path = tmp_path / "quick.csv"
+    path.write_bytes(content)
+    merge_rows(path, [row(1, "dream", 0.75)], KEYS)
+    assert path.read_text() == TABLE.replace("0.25", "0.75"), "one row of a name"
+
+
+def test_a_cell_may_hold_any_line_separator_and_may_be_missing(tmp_path):
+    path, text = tmp_path / "quick.csv", "a\u2028b\u2029c\x85d\ne,\"f"
+    merge_rows(path, [row(0, "dream", 0.5, versions=text)], KEYS)
+    assert read_rows(path, KEYS)[0]["versions"] == text
+    path.write_text("scale,seed,agent,success,minutes\nquick,0,dream,0.5\n")
+    assert read_rows(path, KEYS) == [row("0", "dream", "0.5", minutes="")]
+
+
+@pytest.mark.parametrize("content, problem", [
+    (TABLE + "quick,2\n", "line 4 has no proper agent"), (TABLE + ",3,dream,0.5\n", "line 4 has no proper scale"),
+    (TABLE + "quick,x,dream,0.5\n", "line 4 has no proper seed"), (TABLE.replace(",", ";"), "line 2 has no proper scale"),
+    (TABLE + "quick,2,dream,0.5,9\n", "line 4 has more cells"), (TABLE + '"quick', "unexpected end"), ("\0\xff", "utf-8")])
+def test_a_row_without_its_name_is_refused_by_line(tmp_path, content, problem):
+    path = tmp_path / "quick.csv"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(DreamgymError, match=f"quick.csv cannot be read .*{problem}") as error:
+        merge_rows(path, [row(1, "dream", 0.75)], KEYS)
+    assert str(error.value).count(". ") == 0 and path.read_bytes() == content.encode("latin-1")
+    with pytest.raises(DreamgymError):
+        read_rows(tmp_path / "absent.csv")

@@ -167,6 +167,31 @@ def test_the_state_survives(tmp_path, new_state):
     assert (again.invented, again.values) == (state.invented, state.values)
 
 
+@pytest.mark.parametrize("sign", ["\u2028", "\u2029", "\x85", "\x0b", "\x1c", "\r"])
+def test_line_separators_in_an_invented_task_survive(tmp_path, new_state, sign):
+    state = new_state()
+    state.invented = [task.model_copy(update={"goal": f"Press{sign}a.", "start_state": f"text a{sign}b\n[1] button 'a'"})
+                      for task in tasks_named(3, 4)]
+    state.save(tmp_path / "state")
+    again = new_state()
+    again.load(tmp_path / "state")
+    assert again.invented == state.invented
+
+
+def test_a_cut_text_and_a_mean_of_nothing_are_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(LoopState, "save", lambda self, folder: None)
+    environment = BatchOf(Letters)
+    environment.model = World([None])
+    result = run_iteration(LoopState(Clicker(), Counting(), Buffer()), environment, tasks_named(0, 1), SCALE, 1)
+    result.metrics |= {"value": float("nan"), "kl": float("inf")}
+    module._write_iteration(tmp_path / "iterations" / "0001", LoopState(None, None, None), result)
+    judged = json.loads((tmp_path / "iterations" / "0001" / "judged.json").read_text())
+    assert judged and all(row == {"problem": "cut off at its token limit", "text": "", "task": None} for row in judged)
+    text = (tmp_path / "iterations" / "0001" / "metrics.json").read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    assert [json.loads(text)[name] for name in ("value", "kl", "return")] == [None, None, 0.5]
+
+
 def test_as_many_variations_are_written_as_the_next_iteration_can_use():
     tasks = tasks_named(*range(20))
     scale = Scale.named("quick", group_size=4, variations=3, synthetic_share=0.2)
@@ -289,7 +314,7 @@ def test_a_finished_training_loads_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "start_tasks", lambda run: [])
     assert dream_training(run) == run.path / "iterations" / f"{SCALE.iterations:04d}" / "agent"
     assert real_training(run) == run.path / "real" / f"{SCALE.iterations:04d}" / "agent"
-    assert run.metrics()["dream"] == run.metrics()["real"] == {"transitions": 5.0 * SCALE.iterations}
+    assert run.transitions() == run.transitions("real") == 5 * SCALE.iterations
 
 
 def test_a_flattering_dream_is_told_again_with_every_use(tmp_path, monkeypatch):
@@ -302,4 +327,13 @@ def test_a_flattering_dream_is_told_again_with_every_use(tmp_path, monkeypatch):
         dream_training(run)
     gate.update(verdict="doubtful", flattered=["click-option", "click-checkboxes"])
     with pytest.warns(UserWarning, match="far more in the dream.*click-option, click-checkboxes"):
+        dream_training(run)
+
+
+def test_a_gate_that_measured_nothing_is_told(tmp_path, monkeypatch):
+    run = Run.open(tmp_path / "run", SCALE, 0)
+    (run.path / "iterations" / f"{SCALE.iterations:04d}" / "agent").mkdir(parents=True)
+    monkeypatch.setattr(module, "first_gate",
+                        lambda run: {"verdict": "not measured", "balanced_reward_accuracy": None, "flattered": []})
+    with pytest.warns(UserWarning, match="has not measured"):
         dream_training(run)

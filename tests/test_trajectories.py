@@ -7,6 +7,8 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as some
 from pydantic import ValidationError
 
 from dreamgym.trajectories import (
@@ -16,8 +18,11 @@ from dreamgym.trajectories import (
     Trajectory,
     TrajectoryFileError,
     Transition,
+    append_json_line,
     atomic_write_json,
     atomic_write_text,
+    read_json,
+    read_json_lines,
     read_trajectories,
     trajectory_schema,
     write_trajectories,
@@ -189,3 +194,64 @@ def test_the_schema_names_every_field():
     assert set(schema["$defs"]["Transition"]["properties"]) == set(Transition.model_fields)
     assert set(schema["$defs"]["Task"]["properties"]) == set(Task.model_fields)
     assert not any(part["additionalProperties"] for part in (schema, *schema["$defs"].values()))
+
+
+# ---------------------------------------------------------------- JSON that any language can read
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {"a": [1.0, {"b": -float("inf")}]}])
+def test_a_number_that_is_not_finite_is_no_json(tmp_path, value):
+    path = tmp_path / "gate.json"
+    atomic_write_json(path, {"a": None})
+    with pytest.raises(ValueError, match="gate.json.*written as None"):
+        atomic_write_json(path, value)
+    with pytest.raises(ValueError):
+        append_json_line(path, {"a": value})
+    assert read_json(path) == {"a": None}, "the old file stays"
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a"', b"\xff\xfe", b"[" * 100_000, b"[]", b"null", b"7"])
+def test_a_damaged_json_file_is_named(tmp_path, content):
+    (tmp_path / "gate.json").write_bytes(content)
+    with pytest.raises(DreamgymError, match="gate.json in .* is damaged .*delete it"):
+        read_json(tmp_path / "gate.json", {})
+    assert read_json(tmp_path / "absent.json", {}) == {} and read_json(tmp_path / "absent.json") is None
+    (tmp_path / "gate.json").write_text('{"a": NaN, "b": [-Infinity]}')
+    assert read_json(tmp_path / "gate.json", {}) == {"a": None, "b": [None]}
+
+
+# ---------------------------------------------------------------- logs
+
+
+def test_after_a_torn_line_a_new_one_begins(tmp_path, capsys):
+    path, rows = tmp_path / "log.jsonl", [{"stage": f"{name}\u2028\x85é", "n": 1} for name in "abc"]
+    assert read_json_lines(path) == []
+    for cut in (1, 9, 40):
+        path.unlink(missing_ok=True)
+        for row in rows[:2]:
+            append_json_line(path, row)
+        path.write_bytes(path.read_bytes()[:-cut])
+        append_json_line(path, rows[2])
+        whole = rows if cut == 1 else [rows[0], rows[2]]  # only the line break is missing: nothing is lost
+        assert [read_json_lines(path, stage=str) for _ in range(3)] == [whole] * 3
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"{tmp_path.name}/log.jsonl" in error, "said once, in one line"
+
+
+@pytest.mark.parametrize("line", [
+    b"{", b"\xff\xfe\x00rubbish", b"[]", b"7", b'"stage"', b"null", b'{"seconds": 1.0}', b'{"stage": 3, "seconds": 1}',
+    b'{"stage": "a", "seconds": null}', b'{"stage": "a", "seconds": NaN}', b"[" * 100_000, b'{"stage": "t{"stage": "a"}'])
+def test_what_is_no_row_is_passed_over(tmp_path, line):
+    path = tmp_path / "log.jsonl"
+    append_json_line(path, {"stage": "a", "seconds": 1})
+    path.write_bytes(path.read_bytes() + line + b"\r\n\n   \n")
+    append_json_line(path, {"stage": "b", "seconds": 0.5})
+    assert [row["stage"] for row in read_json_lines(path, stage=str, seconds=(int, float))] == ["a", "b"]
+
+
+@given(some.lists(some.dictionaries(some.text(), some.none() | some.booleans() | some.integers() | some.text())))
+def test_a_log_gives_back_every_row(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("log") / "log.jsonl"
+    for row in rows:
+        append_json_line(path, row)
+    assert read_json_lines(path) == rows
