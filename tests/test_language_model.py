@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
@@ -1628,6 +1628,150 @@ def test_the_preallocated_cache_equals_the_growing_one():
     address = ours.layers[0].keys.data_ptr()
     ours.update(*(torch.randn(rows, 2, 1, 8) for _ in range(2)), 0)
     assert ours.layers[0].keys.data_ptr() == address, "nothing is moved while the batch stays the same"
+
+
+# ---------------------------------------------------------------- other families
+
+SIZES = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+             max_position_embeddings=256, bos_token_id=None)
+MIXED = dict(sliding_window=5, layer_types=["sliding_attention", "full_attention"])
+ROTATION = dict(rope_type="longrope", rope_theta=1e4, short_factor=[1.0] * 8, long_factor=[4.0] * 8, factor=8.0,
+                original_max_position_embeddings=64)
+FAMILIES = {  # what has the model's own numbers here; every window is shorter than the prompts
+    "llama": {}, "llama bias": dict(attention_bias=True, mlp_bias=True), "llama gelu": dict(hidden_act="gelu"),
+    "llama dynamic": dict(rope_parameters=dict(rope_type="dynamic", rope_theta=1e4, factor=4.0)),
+    "llama yarn": dict(rope_parameters=dict(rope_type="yarn", rope_theta=1e4, factor=4.0,
+                                            original_max_position_embeddings=64)),
+    "llama with a window that nobody reads": dict(sliding_window=5),
+    "qwen2": {}, "qwen2 window": dict(use_sliding_window=True, sliding_window=5, max_window_layers=1),
+    "qwen3": dict(head_dim=16), "mistral": dict(sliding_window=5), "phi3": dict(sliding_window=5),
+    "phi3 longrope": dict(original_max_position_embeddings=64, rope_parameters=ROTATION), "gemma": dict(head_dim=16),
+    "gemma2": dict(head_dim=16, query_pre_attn_scalar=16, attn_logit_softcapping=2.0, final_logit_softcapping=1.0,
+                   **MIXED),
+    "gemma3_text": dict(head_dim=16, query_pre_attn_scalar=16, **MIXED), "cohere": dict(logit_scale=0.25),
+    "cohere2": dict(logit_scale=0.25, **MIXED), "olmo2": {}, "olmo3": MIXED, "stablelm": {}, "phi": {},
+    "granite": dict(logits_scaling=8.0, embedding_multiplier=3.0, residual_multiplier=0.5, attention_multiplier=0.3),
+    "smollm3": dict(use_sliding_window=True, **MIXED), "starcoder2": dict(sliding_window=5), "nemotron": {},
+    "mixtral": dict(num_local_experts=4, sliding_window=5),
+    "minicpm3": dict(num_key_value_heads=4, q_lora_rank=16, kv_lora_rank=16, qk_nope_head_dim=8, qk_rope_head_dim=8,
+                     v_head_dim=16, dim_model_base=32),
+}
+REFUSED = {  # and what has not, with the word that says why
+    "gpt2": (dict(n_embd=64, n_layer=2, n_head=4), "model.layers"), "gpt_neox": ({}, "model.layers"),
+    "falcon": ({}, "model.layers"), "mpt": (dict(d_model=64, n_heads=4, n_layers=2), "model.layers"),
+    "opt": (dict(ffn_dim=96, word_embed_proj_dim=64), "model.layers"), "lfm2": (
+        dict(layer_types=["conv", "full_attention"]), "kind conv"),
+    "gpt_oss": (dict(num_local_experts=4, head_dim=16, sliding_window=5), "s_aux"),
+    "llama4_text": (dict(head_dim=16, num_local_experts=2, intermediate_size_mlp=96), "chunked_attention"),
+    "llama both ways": (dict(is_causal=False), "nats"), "recurrent_gemma": ({}, "kind linear_attention"),
+}
+
+
+@pytest.fixture
+def make_family(tiny_tokenizer, tmp_path):
+    "A function that saves a random model of a family, with biases that are not zero, and returns its folder."
+
+    def make(name, changes):
+        words = dict(vocab_size=len(tiny_tokenizer), eos_token_id=tiny_tokenizer.eos_token_id,
+                     pad_token_id=tiny_tokenizer.pad_token_id)
+        config = AutoConfig.for_model(name.split()[0], **{**words, **SIZES, **changes})
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(0)
+            network = AutoModelForCausalLM.from_config(config)
+            for path, parameter in network.named_parameters():
+                parameter.normal_(std=0.3) if path.endswith(("bias", "sinks")) else parameter.mul_(3)
+        network.save_pretrained(tmp_path / "family")
+        tiny_tokenizer.save_pretrained(tmp_path / "family")
+        return tmp_path / "family"
+
+    return make
+
+
+def own_scores(network, examples):
+    "Log-probabilities and entropies by the model's own code, one sequence after another."
+    scores, entropies = [], []
+    for e in examples:
+        logits = network(torch.tensor([[*e.prompt, *e.completion]]), use_cache=False).logits[0, len(e.prompt) - 1:-1]
+        log_p = logits.float().log_softmax(-1)
+        scores.append(log_p.gather(1, torch.tensor(e.completion)[:, None]).squeeze(1))
+        entropies.append(-(log_p.exp() * log_p).sum(-1))
+    return torch.cat(scores), torch.cat(entropies)
+
+
+def measured(model, examples):
+    found = {i: score for rows, scores in model.measure_batches(examples)
+             for i, score in zip(rows, scores, strict=True)}
+    return [torch.cat([getattr(found[i], name) for i in range(len(examples))])
+            for name in ("log_probabilities", "entropies")]
+
+
+@pytest.mark.parametrize(("name", "exact"), [*((name, False) for name in FAMILIES), ("gemma2", True),
+                                             ("granite", True)])
+def test_a_family_has_its_own_numbers(make_family, name, exact):
+    "Scores, entropies and their gradients in trees and side by side, and both samplers."
+    folder = make_family(name, FAMILIES[name])
+    model = LanguageModel.load(str(folder), 3, "cpu", "float32", exact=exact)
+    prompts = [example.prompt for example in random_examples(5)] + [random_tokens(np.random.default_rng(5), 30)]
+    with model.without_adapter():
+        samples = model.sample(prompts, 6, seed=1)
+    examples = [Example(p, s.tokens) for p, s in zip(prompts, samples, strict=True)]
+    with torch.no_grad():
+        own = own_scores(AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval(), examples)
+    assert abs(torch.tensor([x for s in samples for x in s.log_probabilities]) - own[0]).max() < 2e-5
+    for i, layer in enumerate(model.adapted.values()):
+        layer.lora_b.data.normal_(std=0.2, generator=torch.Generator().manual_seed(i))
+    fast, simple = both_ways(model, prompts, 6, 1.0)
+    assert [s.tokens for s in fast] == [s.tokens for s in simple]
+    ours, plain = measured(model, examples), torch.cat(model.plain_scores(examples))
+    model.network.set_attn_implementation("eager")
+    own = own_scores(model.network, examples)
+    assert abs(torch.cat(model.log_probabilities(examples)) - own[0]).max() < 2e-5
+    assert abs(plain - own[0]).max() < 2e-5
+    assert abs(torch.cat(ours) - torch.cat(own)).max() < 2e-5
+    assert_close_relative(gradient_of(model, ours), gradient_of(model, own), 1e-4)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_family_that_cannot_be_computed_is_refused(make_family, name):
+    changes, word = REFUSED[name]
+    folder = make_family(name, changes)
+    for rank in (0, 4):
+        with pytest.raises(WeightsError, match="use a model of the Llama or Qwen2 family") as caught:
+            LanguageModel.load(str(folder), rank, "cpu", "float32")
+        assert word in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [9, 1000])
+def test_a_window_of_any_size_is_tried_with_few_tokens(make_family, monkeypatch, size):
+    "Without masks of its own a model is refused, also where its window is longer than what is tried."
+    folder = make_family("mistral", dict(sliding_window=size))
+    assert LanguageModel.load(str(folder), device="cpu", dtype="float32").network.config.sliding_window == size
+    module._loaded.clear()
+    monkeypatch.setattr(module, "_windowed", lambda mask, positions, config: mask)
+    with pytest.raises(WeightsError, match="nats from those"):
+        LanguageModel.load(str(folder), device="cpu", dtype="float32")
+
+
+def test_a_family_is_tried_in_fp32_and_left_as_it_is(make_family):
+    folder = make_family("granite", FAMILIES["granite"])
+    model = LanguageModel.load(str(folder), device="cpu", dtype="bfloat16")
+    assert {p.dtype for p in model.network.parameters()} == {torch.bfloat16} == {model._logits(torch.zeros(
+        1, 64, dtype=torch.bfloat16)).to(torch.bfloat16).dtype}
+    gap, allowed = model._gap()
+    assert gap < 1e-4 < allowed <= 1e-3
+
+
+def test_who_is_known_is_not_tried(tiny_model_folder, monkeypatch):
+    monkeypatch.setattr(LanguageModel, "_check_numbers", None)
+    module._loaded.clear()
+    LanguageModel.load(str(tiny_model_folder), device="cpu", dtype="float32")
+
+
+def test_no_linear_layers_no_adapter(make_family, monkeypatch):
+    model = LanguageModel.load(str(make_family("llama", {})), device="cpu", dtype="float32")
+    monkeypatch.setattr(model.network.model, "layers", torch.nn.ModuleList([torch.nn.Identity()]))
+    with pytest.raises(WeightsError, match="LlamaForCausalLM have no linear layers"):
+        model.add_adapter(2)
 
 
 # ---------------------------------------------------------------- training
