@@ -719,14 +719,34 @@ def _head(self: LanguageModel) -> torch.Tensor | Callable:
     return self.network.lm_head.weight if _is_llama_like(self.network) else self._own_logits
 
 # %% ../nbs/03_language_model.ipynb #4708ac43
-def _check_examples(examples: Sequence[Example]) -> None:
-    "Every example needs a prompt, a completion, and a weight for each completion token or none."
+@patch(as_prop=True)
+def context(self: LanguageModel) -> float:
+    "How many tokens a prompt and its completion may have together; infinite where the model names no limit."
+    config = self.network.config
+    turns = getattr(config, "rope_parameters", None) or {}
+    turns = [t for t in (turns, *turns.values()) if isinstance(t, dict) and t.get("rope_type") == "longrope"]
+    sizes = [getattr(config, "max_position_embeddings", None),  # longrope turns by other angles in longer batches
+             *(turn.get("original_max_position_embeddings") for turn in turns)]
+    return min((size for size in sizes if size), default=math.inf)
+
+
+@patch
+def _check_examples(self: LanguageModel, examples: Sequence[Example]) -> None:
+    "Every example needs a prompt, a completion, a weight for each completion token or none, and must fit the context."
     for number, example in enumerate(examples):
         if not example.prompt or not example.completion:
             raise DreamgymError(f"Example {number} has an empty prompt or completion; both need a token at least.")
         if example.weights and len(example.weights) != len(example.completion):
             raise DreamgymError(f"Example {number} has {len(example.weights)} weights for "
                                 f"{len(example.completion)} completion tokens; give one a token.")
+        self._check_length(f"Example {number}", len(example.prompt), len(example.completion))
+
+
+@patch
+def _check_length(self: LanguageModel, name: str, prompt: int, completion: int) -> None:
+    if prompt + completion > self.context:
+        raise DreamgymError(f"{name} has {prompt} tokens and {completion} more to write, but this model's context is "
+                            f"{self.context} tokens; shorten the page, or use a model with a larger context.")
 
 # %% ../nbs/03_language_model.ipynb #3bb8233e
 @patch
@@ -736,7 +756,7 @@ def plain_scores(
     temperature: float = 1.0,
 ) -> list[torch.Tensor]:  # per example (completion length,) float32 log-probabilities
     "The simple way: all sequences side by side in one padded batch. The reference for `score_batches`."
-    _check_examples(examples)
+    self._check_examples(examples)
     sequences = [[*e.prompt, *e.completion] for e in examples]
     longest = max(map(len, sequences))
     tokens = torch.tensor([s + [self.end] * (longest - len(s)) for s in sequences], device=self.placement.device)
@@ -1077,6 +1097,7 @@ def measure_batches(
     full: bool = True,  # False: log-probabilities only
 ) -> Iterator[tuple[list[int], list[TokenScores]]]:  # indices of a batch, and per example its scores
     "Log-probability, entropy and value of every completion token, from one forward pass, batch by batch."
+    self._check_examples(examples)
     if not examples:
         return
     trees, places = plant_trees([[*e.prompt, *e.completion] for e in examples], tokens_per_tree)
@@ -1112,7 +1133,7 @@ def log_probabilities(
     tokens_per_batch: int = 1280,  # padded tokens computed together
 ) -> list[torch.Tensor]:  # per example (completion length,) float32
     "Log-probability of every completion token, without gradients."
-    _check_examples(examples)
+    self._check_examples(examples)
     output: list[torch.Tensor | None] = [None] * len(examples)
     for rows, scores in self.score_batches(examples, temperature, tokens_per_batch):
         for i, score in zip(rows, scores, strict=True):
@@ -1558,6 +1579,7 @@ def sample(
     "Sample completions. A row's randomness depends on its seed, or on the call's and its place; never on its batch."
     if not all(map(len, prompts)):
         raise DreamgymError("A prompt is empty; every prompt needs one token at least.")
+    self._check_length("A prompt", max(map(len, prompts), default=0), maximum_tokens)
     one_batch = self._sample_fast if self._can_fuse() else self._sample_batch
     return self._sample_with(one_batch, prompts, maximum_tokens, temperature, seed, stop, batch) if prompts else []
 
@@ -1665,7 +1687,7 @@ def train_supervised(
     groups: Sequence | None = None,  # a name each; a group stays together, so that its shared prefix is computed once
 ) -> list[float]:  # mean loss per completion token, a step
     "Supervised fine-tuning: weighted mean of −log P(completion token | everything before it)."
-    _check_examples(examples)
+    self._check_examples(examples)
     optimizer, losses = make_optimizer(self, learning_rate), []
     steps = _plan_steps(examples, epochs, tokens_per_step, seed, groups)
     for step, rows in enumerate(steps):

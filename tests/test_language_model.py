@@ -38,7 +38,7 @@ from dreamgym.language_model import (
     matmul_attention,
     plant_trees,
 )
-from dreamgym.rollouts import agent_prompt
+from dreamgym.rollouts import Agent, agent_prompt
 from dreamgym.trajectories import DreamgymError
 
 VOCABULARY = 259  # of the tiny tokenizer
@@ -1772,6 +1772,41 @@ def test_no_linear_layers_no_adapter(make_family, monkeypatch):
     monkeypatch.setattr(model.network.model, "layers", torch.nn.ModuleList([torch.nn.Identity()]))
     with pytest.raises(WeightsError, match="LlamaForCausalLM have no linear layers"):
         model.add_adapter(2)
+
+
+# ---------------------------------------------------------------- longer than the context
+
+
+@pytest.mark.parametrize("way", ["sample", "log_probabilities", "plain_scores", "train_supervised", "score_batches",
+                                 "act"])
+def test_a_page_longer_than_the_context_is_refused_before_anything_is_computed(make_family, monkeypatch, way):
+    model = LanguageModel.load(str(make_family("llama", dict(max_position_embeddings=40))), 2, "cpu", "float32")
+    monkeypatch.setattr(LanguageModel, "_tree_states", None)
+    monkeypatch.setattr(LanguageModel, "_through_blocks", None)
+    monkeypatch.setattr(model.network.model, "forward", None)
+    examples, short = [Example([1], [2]), Example([3] * 31, [4] * 10)], [[1], [3] * 31]
+    calls = {"sample": lambda: model.sample(short, 10), "score_batches": lambda: list(model.score_batches(examples)),
+             "act": lambda: Agent(model, maximum_tokens=10).act(short)}
+    call = calls.get(way) or (lambda: getattr(model, way)(examples))
+    with pytest.raises(DreamgymError, match="31 tokens and 10 more to write, but this model's context is 40 tokens"):
+        call()
+
+
+def test_what_fills_the_context_is_computed(make_family):
+    model = LanguageModel.load(str(make_family("llama", dict(max_position_embeddings=40))), 0, "cpu", "float32")
+    assert model.context == 40 and len(model.sample([[3] * 31], 9, temperature=0)[0].tokens) <= 9
+    assert len(model.log_probabilities([Example([3] * 31, [4] * 9)])[0]) == 9
+
+
+@pytest.mark.parametrize(("words", "context"), [
+    ({}, np.inf), (dict(max_position_embeddings=None), np.inf), (dict(max_position_embeddings=9), 9),
+    (dict(max_position_embeddings=9, rope_parameters=None), 9),
+    (dict(max_position_embeddings=900, rope_parameters=ROTATION), 64),
+    (dict(max_position_embeddings=900, rope_parameters={"full_attention": ROTATION}), 64),
+    (dict(max_position_embeddings=900, rope_parameters=dict(ROTATION, rope_type="yarn")), 900)])
+def test_the_context_of_a_model(words, context):
+    network = SimpleNamespace(config=SimpleNamespace(**words))
+    assert LanguageModel.context.fget(SimpleNamespace(network=network)) == context
 
 
 # ---------------------------------------------------------------- training
