@@ -878,19 +878,22 @@ def check_adapter(
     "Rank and factor of a saved adapter; a `DreamgymError` when it is missing, cut or no adapter."
     from safetensors import safe_open
 
+    from dreamgym.language_model import WeightsError, read_adapter_config
+
     if not (folder / "adapter_config.json").exists():
         raise DreamgymError(f"{folder} holds no adapter (no adapter_config.json); name a folder such as "
                             "runs/quick-0/agent/warm_start.")
     try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        rank, alpha = int(config["r"]), float(config["lora_alpha"])
+        rank, factor = read_adapter_config(folder)
         with safe_open(folder / "adapter_model.safetensors", "numpy") as file:
-            if rank < 1 or not any("lora_A" in name for name in file.keys()):
+            if not any("lora_A" in name for name in file.keys()):
                 raise ValueError("no low-rank tensors")
+    except WeightsError:  # a whole adapter, but of a kind that is not computed here
+        raise
     except Exception as error:  # safetensors raises its own class for damaged files
         reason = " ".join(str(error).split())[:120]
         raise DreamgymError(f"The adapter in {folder} is damaged ({reason}); train it again, or name another.") from error
-    return rank, alpha / rank
+    return rank, factor
 
 
 def _load_agent(folder: Path, scale: Scale):
@@ -898,12 +901,8 @@ def _load_agent(folder: Path, scale: Scale):
     from dreamgym.language_model import LanguageModel
     from dreamgym.rollouts import Agent
 
-    rank, factor = check_adapter(folder)
-    model = LanguageModel.load(scale.model, rank)
-    model.load_adapter(folder)
-    for layer in model.adapted.values():
-        layer.scale = factor
-    return Agent(model, scale.history_length)
+    rank, _ = check_adapter(folder)
+    return Agent(LanguageModel.load(scale.model, rank).load_adapter(folder), scale.history_length)
 
 # %% ../nbs/91_command_line.ipynb #fcdf680e
 def _panel_tasks(panel: str, kinds: Sequence[str], size: int) -> tuple[list, int]:

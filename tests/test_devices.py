@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from dreamgym.language_model import Example, LanguageModel, Placement, choose_placement
 from dreamgym.policy_optimization import ALGORITHMS, Learner, LearnerSettings
@@ -105,6 +106,25 @@ def test_samples_carry_the_log_probabilities_that_the_learner_finds(load, device
     found = model.log_probabilities([Example(p, s.tokens) for p, s in zip(prompts, samples, strict=True)])
     for sample, scores in zip(samples, found, strict=True):
         np.testing.assert_allclose(sample.log_probabilities, scores.cpu(), atol=1e-4)
+
+
+def test_another_family_has_its_own_numbers_everywhere(device, tiny_tokenizer, tmp_path, prompts):
+    "Attention in a window, and logits that are scaled and bounded."
+    config = AutoConfig.for_model("gemma2", vocab_size=len(tiny_tokenizer), hidden_size=64, intermediate_size=96,
+                                  num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
+                                  sliding_window=9)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    model = LanguageModel.load(str(tmp_path), 0, device, "float32")
+    own = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    samples = model.sample(prompts, 6, seed=3)
+    found = model.log_probabilities([Example(p, s.tokens) for p, s in zip(prompts, samples, strict=True)])
+    for prompt, sample, scores in zip(prompts, samples, found, strict=True):
+        with torch.no_grad():
+            logits = own(torch.tensor([prompt + sample.tokens])).logits[0, len(prompt) - 1:-1]
+        right = logits.log_softmax(-1).gather(1, torch.tensor(sample.tokens)[:, None]).squeeze(1)
+        np.testing.assert_allclose(sample.log_probabilities, right, atol=1e-4)
+        np.testing.assert_allclose(scores.cpu(), right, atol=1e-4)
 
 
 def test_trees_have_the_gradients_of_the_plain_way(load, device, prompts):

