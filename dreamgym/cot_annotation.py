@@ -674,7 +674,7 @@ def without_system_role(
     first, *rest = [m for m in messages if m["role"] != "system"]
     return [{**first, "content": f"{said}\n\n{first['content']}"}, *rest] if said else list(messages)
 
-
+# %% ../nbs/04_cot_annotation.ipynb #03692d0b
 @patch
 def _adapt(self: EndpointAnnotator, error: Exception, options: dict, one_role: bool) -> bool:
     "Ask otherwise where a server says that it wants so, once each; False where it wants nothing that we can change."
@@ -709,30 +709,6 @@ def _call(self: EndpointAnnotator, messages: list[dict[str, str]]):
                 raise
 
 # %% ../nbs/04_cot_annotation.ipynb #c88653b3
-@patch
-def write(self: EndpointAnnotator, messages: list[dict[str, str]], attempt: int) -> str:
-    "One call; the client repeats it while the server is busy or fails."
-    from openai import OpenAIError
-
-    try:
-        answer = self._call(messages)
-    except OpenAIError as error:
-        raise TeacherError(f"{self!r} {self._trouble(error)}. Mend it and run the same command again; "
-                           "answers so far are kept.") from None  # the client's own error knows the key
-    except ValueError:
-        answer = None  # no JSON
-    try:
-        text = answer.choices[0].message.content or ""
-    except (AttributeError, LookupError, TypeError):
-        text = None
-    if isinstance(text, str):
-        return text
-    if words := _error_inside(answer):
-        raise TeacherError(f"{self!r} answers with an error: {self._hide_key(words)}. Mend it and run the same command "
-                           "again; answers so far are kept.")
-    raise TeacherError(f"{self!r} does not answer as /v1/chat/completions does; check DREAMGYM_TEACHER_URL.")
-
-
 def _error_inside(answer) -> str:
     "The words of a server that says 200 and means an error; \"\" where there are none."
     first = next(iter(getattr(answer, "choices", None) or []), None)
@@ -763,6 +739,30 @@ def _trouble(self: EndpointAnnotator, error: Exception) -> str:
     if status:
         return f"answers with status {status}: {self._hide_key(str(error))}"
     return f"gives no answer in {self.timeout:g} seconds" if "Timeout" in type(error).__name__ else "cannot be reached"
+
+# %% ../nbs/04_cot_annotation.ipynb #f8ea7138
+@patch
+def write(self: EndpointAnnotator, messages: list[dict[str, str]], attempt: int) -> str:
+    "One call; the client repeats it while the server is busy or fails."
+    from openai import OpenAIError
+
+    try:
+        answer = self._call(messages)
+    except OpenAIError as error:
+        raise TeacherError(f"{self!r} {self._trouble(error)}. Mend it and run the same command again; "
+                           "answers so far are kept.") from None  # the client's own error knows the key
+    except ValueError:
+        answer = None  # no JSON
+    try:
+        text = answer.choices[0].message.content or ""
+    except (AttributeError, LookupError, TypeError):
+        text = None
+    if isinstance(text, str):
+        return text
+    if words := _error_inside(answer):
+        raise TeacherError(f"{self!r} answers with an error: {self._hide_key(words)}. Mend it and run the same command "
+                           "again; answers so far are kept.")
+    raise TeacherError(f"{self!r} does not answer as /v1/chat/completions does; check DREAMGYM_TEACHER_URL.")
 
 # %% ../nbs/04_cot_annotation.ipynb #8b7f39c1
 class LocalModelAnnotator(TeacherAnnotator):

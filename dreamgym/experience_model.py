@@ -24,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from fastcore.basics import patch
 
+# %% ../nbs/05_experience_model.ipynb #44be7434
 from dreamgym.cot_annotation import (
     annotated_data,
     describe_action,

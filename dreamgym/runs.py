@@ -328,6 +328,7 @@ def build(
     with self.locked():
         if target.exists():  # another process was faster
             return target
+        self.metrics()  # damaged ones are said now, and not when the work is done
         _give_memory_back()  # what earlier stages left, or two of them would be held at once
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.unfinished")
