@@ -328,7 +328,6 @@ def build(
     with self.locked():
         if target.exists():  # another process was faster
             return target
-        self.metrics()  # damaged ones are said now, and not when the work is done
         _give_memory_back()  # what earlier stages left, or two of them would be held at once
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.unfinished")
@@ -403,7 +402,11 @@ def record(
 ) -> dict:  # all metrics of the run
     "Merge values into `metrics.json`."
     with self.locked():
-        metrics = self.metrics()
+        try:
+            metrics = self.metrics()
+        except DreamgymError:  # at the end of a stage: its work counts more than the figures before it
+            os.replace(self.path / "metrics.json", self.path / ".metrics.damaged.json")
+            metrics = {}
         metrics.setdefault(section, {}).update(values)
         atomic_write_json(self.path / "metrics.json", metrics)
     return metrics

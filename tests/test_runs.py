@@ -381,6 +381,8 @@ def test_damaged_figures_are_named(quick_run, content):
     (quick_run.path / "metrics.json").write_text(content)
     with pytest.raises(DreamgymError, match="metrics.json in run is damaged.*delete that file"):
         quick_run.metrics()
+    assert quick_run.record("late", x=1) == {"late": {"x": 1}} == quick_run.metrics(), "the stage's work is not lost"
+    assert (quick_run.path / ".metrics.damaged.json").read_text() == content
 
 
 def test_a_value_that_json_cannot_hold_spoils_nothing(quick_run):
