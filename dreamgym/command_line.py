@@ -25,6 +25,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -43,7 +44,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .runs import Run, RunBusy, Scale, _runs_folder, cache_folder, notebooks_folder, switched_on
+from dreamgym.runs import (
+    Run, RunBusy, Scale, _runs_folder, cache_folder, notebooks_folder, short_folder, switched_on, usable_cores,
+    user_path, writable_cache,
+)
 from .trajectories import DreamgymError, append_json_line, atomic_write_json, read_json_lines
 
 # %% ../nbs/91_command_line.ipynb #2e6a9a17
@@ -213,6 +217,7 @@ def _be_a_kernel(file: str, folder: str, variables: dict[str, str]) -> None:
     from ipykernel.kernelapp import launch_new_instance
 
     gc.freeze()  # what was imported stays: no collection of garbage, two a stage, need walk through it
+    atexit.unregister(shutil.rmtree)  # temporary folders of those imports are not this fork's to remove
     os.setsid()
     os.chdir(folder)
     os.environ.clear()
@@ -228,6 +233,16 @@ def _be_a_kernel(file: str, folder: str, variables: dict[str, str]) -> None:
         atexit._run_exitfuncs()  # a fork ends without them
 
 
+# %% ../nbs/91_command_line.ipynb #bd686fc0
+@contextlib.contextmanager
+def _short_sockets() -> Iterator[None]:
+    "Processes talk through a socket in the folder for temporary files; a path that is too long for one is replaced."
+    usual, tempfile.tempdir = tempfile.tempdir, short_folder()
+    try:
+        yield
+    finally:
+        tempfile.tempdir = usual
+
 # %% ../nbs/91_command_line.ipynb #5f1c0de2
 class _Fork:
     "A forked process with the methods of `subprocess.Popen` that jupyter_client uses."
@@ -239,7 +254,7 @@ class _Fork:
         forks.set_forkserver_preload(_WARM)
         self.process = forks.Process(target=_be_a_kernel, args=(file, folder, variables), daemon=True)
         backend = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}  # matplotlib reads it when imported
-        with _environment({} if "MPLBACKEND" in os.environ else backend):
+        with _environment({} if "MPLBACKEND" in os.environ else backend), _short_sockets():
             self.process.start()
         self.pid, self.kill, self.terminate = self.process.pid, self.process.kill, self.process.terminate
 
@@ -491,28 +506,38 @@ def showing(self: Display, name: str) -> Iterator[Callable[[], None]]:
     tail = f" {self.finished[name]:.0f} s" + (f" ({note})" if note else "")
     print(tail if not self.live else f"{head}{tail}", flush=True)
 
+# %% ../nbs/91_command_line.ipynb #22f5c072
+def _absolute_paths() -> dict[str, str]:
+    "The paths that the user has set: a kernel works in another folder, so a relative one would mean another place."
+    names = ("DREAMGYM_CACHE", "DREAMGYM_RUNS", "DREAMGYM_BROWSER", "SE_CHROMEDRIVER")
+    given = {name: os.environ[name] for name in names if os.environ.get(name)}
+    return {name: str(user_path(text, name).absolute()) for name, text in given.items()
+            if "/" in text or name in names[:2]}  # a bare name of a program is looked up in PATH
+
 # %% ../nbs/91_command_line.ipynb #7d91fd39
 def kernel_variables(
     scale: Scale,
 ) -> dict[str, str]:
-    "Environment variables for the kernels; what the user has set is kept."
+    "Environment variables for the kernels; what the user has set is kept, paths as absolute ones."
     wanted = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000",  # idle threads spin for microseconds, then sleep
-              "OMP_NUM_THREADS": str(os.cpu_count() or 1), "TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error",
+              "OMP_NUM_THREADS": str(usable_cores()), "TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error",
               "TOKENIZERS_PARALLELISM": "false"}
     if scale.name in ("quick", "cpu"):
         wanted["HF_HUB_OFFLINE"] = "1"
-    return {name: value for name, value in wanted.items() if name not in os.environ}
+    return {name: value for name, value in wanted.items() if name not in os.environ} | _absolute_paths()
 
 
 @contextlib.contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
-    "Set environment variables, and take them back at the end."
+    "Set environment variables, and put them back as they were at the end."
+    before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
         yield
     finally:
-        for name in values:
+        for name, value in before.items():
             os.environ.pop(name, None)
+            os.environ.update({} if value is None else {name: value})
 
 
 @contextlib.contextmanager
@@ -570,7 +595,8 @@ def _has_browser() -> bool:
 
 
 def _has_weights() -> bool:
-    return all(any(cache_folder().glob(f"{name}-*/hashes.json")) for name in ("smollm2", "minilm"))
+    folder = cache_folder()
+    return os.path.isdir(folder) and all(any(folder.glob(f"{name}-*/hashes.json")) for name in ("smollm2", "minilm"))
 
 # %% ../nbs/91_command_line.ipynb #cc068d5e
 @app.command()
@@ -578,10 +604,12 @@ def prepare() -> None:
     "Find or install a browser, and fetch the two small models; `reproduce` does this by itself."
     from dreamgym.environments import install_browser
 
-    if not _has_browser() and shutil.which("apt-get") and os.geteuid() == 0:
+    chosen = os.environ.get("DREAMGYM_BROWSER")
+    if not chosen and not _has_browser() and shutil.which("apt-get") and os.geteuid() == 0:
         typer.echo("No browser found; installing Chromium with apt (a minute or two) ...")
     typer.echo(f"browser: {install_browser()}")
     if not _has_weights():
+        writable_cache()
         typer.echo("Downloading SmolLM2-135M-Instruct and MiniLM, then converting them once (about a minute) ...")
     from dreamgym.language_model import fetch_model
 
@@ -591,7 +619,8 @@ def prepare() -> None:
 
 def _short(path: str | Path) -> str:
     "A path with the home folder as ~."
-    return re.sub(rf"^{re.escape(str(Path.home()))}(?=/)", "~", str(path))
+    home = os.path.expanduser("~")  # stays "~" where there is no home folder
+    return re.sub(rf"^{re.escape(home)}(?=/)", "~", str(path))
 
 
 def _prepare_machine() -> None:
@@ -790,7 +819,7 @@ def _check_weights() -> list[Check]:
     checks = []
     for name, wheel in WHEELS.items():
         folder = cache_folder() / f"{name}-{wheel.version}"
-        if not folder.exists():
+        if not os.path.exists(folder):
             checks.append(Check(f"model {name}", False, "not fetched yet", "dreamgym prepare"))
             continue
         try:
@@ -808,20 +837,45 @@ def _program_version(path: str) -> str:
         return ""
     return (re.search(r"\d+(\.\d+)+", found) or [""])[0]
 
-
+# %% ../nbs/91_command_line.ipynb #74af270f
 def _check_browser() -> list[Check]:
-    from dreamgym.environments import INSTALL_COMMAND, BrowserMissing, find_browser
+    from dreamgym.environments import INSTALL_COMMAND, BrowserMissing, find_browser, find_driver
 
     try:
         browser = find_browser()
     except BrowserMissing:
-        return [Check("browser", False, "no Chrome or Chromium", INSTALL_COMMAND)]
-    driver = os.environ.get("SE_CHROMEDRIVER") or shutil.which("chromedriver")
-    number, other = _program_version(browser), _program_version(driver) if driver else ""
+        wrong = os.environ.get("DREAMGYM_BROWSER")
+        found = f"DREAMGYM_BROWSER={wrong} is no program" if wrong else "no Chrome or Chromium"
+        mend = "set DREAMGYM_BROWSER to the path of a browser, or unset it" if wrong else INSTALL_COMMAND
+        return [Check("browser", False, found, mend)]
+    number = _program_version(browser)
+    checks = [Check("browser", bool(number), f"{Path(browser).name} {number or 'does not start'}", INSTALL_COMMAND)]
+    mend = "install the chromedriver of the browser's version, or unset SE_CHROMEDRIVER"
+    try:
+        driver = find_driver()
+    except BrowserMissing:
+        return [*checks, Check("browser driver", False, f"SE_CHROMEDRIVER={os.environ['SE_CHROMEDRIVER']} is no program",
+                               mend)]
+    other = _program_version(driver) if driver else ""
     fits = not driver or number.split(".")[0] == other.split(".")[0]
-    return [Check("browser", bool(number), f"{Path(browser).name} {number or 'does not start'}", INSTALL_COMMAND),
-            Check("browser driver", fits, f"chromedriver {other}" if driver else "Selenium fetches one when it is needed",
-                  "install the chromedriver of the browser's version, or unset SE_CHROMEDRIVER")]
+    checks.append(Check("browser driver", fits, f"chromedriver {other or 'does not start'}" if driver else
+                        "Selenium fetches one when it is needed", mend))
+    return [*checks, _check_page()] if all(check.ok for check in checks) else checks
+
+
+def _check_page() -> Check:
+    "Programs that are there need not work together, so one page is really shown and read."
+    from dreamgym.environments import Browser, make_task
+
+    start, browser = time.monotonic(), Browser()
+    try:
+        goal = browser.start(make_task("click-button", 0)).goal
+        return Check("page in the browser", bool(goal), f"shown and read in {time.monotonic() - start:.1f} s")
+    except Exception as error:  # selenium and urllib3 raise many classes
+        reason = next(iter(str(error).strip().split("\n")), "")[:100] or type(error).__name__
+        return Check("page in the browser", False, reason, "start the browser and chromedriver by hand to see why")
+    finally:
+        browser.close()
 
 # %% ../nbs/91_command_line.ipynb #9fa9b2aa
 def _memory_bytes() -> int:
@@ -834,7 +888,7 @@ def _memory_bytes() -> int:
 
 def _writable(folder: Path) -> Path | None:
     "The folder, or its nearest existing parent; None when nothing can be written there."
-    while not folder.exists():
+    while not os.path.exists(folder):  # Path.exists raises errors, for example in a foreign folder
         folder = folder.parent
     return folder if folder.is_dir() and os.access(folder, os.W_OK) else None
 
@@ -849,7 +903,7 @@ def _check_machine() -> list[Check]:
         checks.append(Check(name, enough, found, f"free some space, or set {variable} to another folder"))
     memory = _memory_bytes() / 1e9
     return checks + [Check("memory", memory >= 3.8, f"{memory:.1f} GB", "use a machine with at least 4 GB"),
-                     Check("cores", True, str(os.cpu_count()))]
+                     Check("cores", True, str(usable_cores()))]
 
 
 def all_checks() -> list[Check]:
@@ -1021,7 +1075,7 @@ def _existing_run(run: str):
     "An existing run directory; by default that of the default scale and seed 0."
     from dreamgym.report import open_run
 
-    return open_run(Path(run).expanduser() if run else _runs_folder() / f"{Scale.named().name}-0")
+    return open_run(user_path(run, "--run") if run else _runs_folder() / f"{Scale.named().name}-0")
 
 
 def _dream_task(run: Run, kind: str, seed: int):
@@ -1067,7 +1121,7 @@ def bench(
     run: Annotated[str, typer.Option(help="Run directory whose trained models are used; default: untrained.")] = "",
 ) -> None:
     "Measure speed as ratios: against TRL, transformers, a real browser, and this machine's own limit."
-    sizes = Scale.named(scale)
+    sizes, folder = Scale.named(scale), user_path(output, "--output")
     opened = _existing_run(run).path if run else ""
     options = dict(only=only, repeats=repeats, scale=scale, seconds=seconds, run=_short(opened) if run else "")
     defaults = dict(repeats=3, seconds=900.0)
@@ -1084,8 +1138,8 @@ def bench(
         for rows in benchmarks.run_benchmarks(names, settings, seconds):
             typer.echo(f"\n{benchmarks.BENCHMARKS[rows[0].benchmark].question}")
             typer.echo("\n".join(f"  {benchmarks.row_line(row)}" for row in rows))
-            benchmarks.save_rows(rows, Path(output) / "rows.csv", where)
-    typer.echo(f"\n{_short(Path(output) / 'rows.csv')}")
+            benchmarks.save_rows(rows, folder / "rows.csv", where)
+    typer.echo(f"\n{_short(folder / 'rows.csv')}")
 
 # %% ../nbs/91_command_line.ipynb #0640f0ce
 @app.command()
@@ -1119,5 +1173,5 @@ def run_tests(context: typer.Context) -> None:
     if not context.args:
         _prepare_machine()
     wanted = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}
-    with _environment({name: value for name, value in wanted.items() if name not in os.environ}):
+    with _environment({name: value for name, value in wanted.items() if name not in os.environ} | _absolute_paths()):
         raise typer.Exit(subprocess.run([sys.executable, "-m", "pytest", *context.args], cwd=root).returncode)

@@ -5,11 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import gymnasium
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dreamgym import environments
 from dreamgym.environments import (
@@ -30,25 +33,37 @@ from dreamgym.environments import (
     check_action,
     collect_trajectories,
     find_browser,
+    find_driver,
     install_browser,
     load_panel,
     make_panels,
     make_task,
     offline_data,
+    one_line,
     oracle_action,
     panel_hash,
     parse_action,
     parse_state,
     play_episodes,
     quote,
+    quit_chrome,
+    render_element,
     render_state,
     sample_trajectories,
+    start_chrome,
     start_tasks,
     unquote,
     wrong_action,
 )
 from dreamgym.runs import Run, Scale, data_folder
-from dreamgym.trajectories import END_STATE, FAILURE_STATE, DreamgymError, Task
+from dreamgym.trajectories import (
+    END_STATE,
+    FAILURE_STATE,
+    DreamgymError,
+    Task,
+    read_trajectories,
+    write_trajectories,
+)
 
 PAGE = "text Username\n[1] input ''\n[2] password 'x'\n[3] select 'a' of 'a' | 'it\\'s'\n[4] checkbox 'b' off\n[5] button 'Go'"
 browser_test = pytest.mark.browser
@@ -83,6 +98,34 @@ def test_a_page_can_be_read_back():
         assert render_state(parse_state(state)) == state
 
 
+PLAIN = st.text(st.characters(codec="utf-8")).map(one_line)
+QUOTED = PLAIN.map(str.strip)
+TAGS = st.sampled_from(["button", "link", "input", "checkbox", "select", "text", "icon"])
+TEXTS = PLAIN.map(lambda text: Element(None, "text", text))
+THINGS = st.builds(Element, st.integers(0, 9999), TAGS, QUOTED, st.sampled_from([None, True, False]),
+                   st.lists(QUOTED, max_size=3).map(tuple))
+
+
+@given(st.lists(TEXTS | THINGS, max_size=6, unique_by=lambda e: e if e.id is None else e.id))
+def test_whatever_a_page_can_hold_survives(elements):
+    assert parse_state(render_state(elements)) == elements
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8")), max_size=3))
+def test_white_space_is_the_only_thing_that_a_page_changes(texts):
+    page = render_state([Element(None, "text", text) for text in texts])
+    assert parse_state(page) == [Element(None, "text", one_line(text)) for text in texts]
+    assert len(page.split("\n")) == max(1, len(texts))
+    button = parse_state(render_element(Element(1, "select", " ".join(texts), None, tuple(texts))))[0]
+    assert (button.text, button.options) == (one_line(" ".join(texts)).strip(), tuple(one_line(t).strip() for t in texts))
+
+
+def test_empty_texts_are_texts():
+    elements = [Element(None, "text", ""), Element(1, "select", "", options=("", "a")), Element(None, "text", "")]
+    assert parse_state(render_state(elements)) == elements and parse_state(render_state(elements[:1])) == elements[:1]
+    assert parse_state(render_state([])) == []
+
+
 def test_quotes_are_escaped_and_white_space_is_one_space():
     for text in ("it's", "\\", "\\'", "''", "'", "a\\"):
         assert unquote(quote(text)) == text
@@ -90,7 +133,7 @@ def test_quotes_are_escaped_and_white_space_is_one_space():
 
 
 @pytest.mark.parametrize("line", [
-    "Login", "text", "text ", "[1] button", "[1] button Go", "[1] button 'Go", "[1] button 'it's'", "[1]button 'a'",
+    "Login", "text", "texts ", "[1] button", "[1] button Go", "[1] button 'Go", "[1] button 'it's'", "[1]button 'a'",
     "[a] button 'a'", "[12345] button 'a'", "[-1] button 'a'", "[١] button 'a'", "[1] Button 'a'", "[1] button 'a' ",
     "[1] checkbox 'a' yes", "[1] select 'a' of", "[1] select 'a' of b", "[1] select 'a' of 'a' |", "goal: [1] a 'b'",
     "[1] button 'a'\n\n[2] button 'b'", "[1] button 'a'\n[1] button 'b'", "<b>bold</b>",
@@ -212,7 +255,8 @@ def test_a_browser_that_never_starts_is_tried_three_times(monkeypatch):
 
 
 def test_a_missing_browser_is_named_with_the_command_to_type(monkeypatch):
-    monkeypatch.setenv("DREAMGYM_BROWSER", "no-such-browser")
+    monkeypatch.delenv("DREAMGYM_BROWSER", raising=False)
+    monkeypatch.setattr(environments, "_NAMES", ("no-such-browser",))
     for look in (find_browser, lambda: MiniWobBatch(1).reset_batch([make_task("login-user", 1)])):
         with pytest.raises(BrowserMissing, match="apt-get install -y chromium chromium-driver"):
             look()
@@ -221,6 +265,38 @@ def test_a_missing_browser_is_named_with_the_command_to_type(monkeypatch):
         install_browser()
     monkeypatch.setenv("DREAMGYM_BROWSER", sys.executable)
     assert find_browser() == install_browser() == sys.executable
+
+
+@pytest.mark.parametrize("variable, look", [("DREAMGYM_BROWSER", find_browser), ("SE_CHROMEDRIVER", find_driver)])
+def test_a_variable_that_names_no_program_is_named_and_nothing_installed(variable, look, monkeypatch, tmp_path):
+    monkeypatch.setattr(environments.subprocess, "run", lambda *_, **__: pytest.fail("something was installed"))
+    monkeypatch.setattr(environments.os, "geteuid", lambda: 0)
+    (tmp_path / "plain").write_text("no program")
+    for wrong in ("no-such-program", "/no/such/program", str(tmp_path), str(tmp_path / "plain"), "~/no/program", " "):
+        monkeypatch.setenv(variable, wrong)
+        for search in (look, install_browser) if look is find_browser else (look,):
+            with pytest.raises(BrowserMissing, match=f"^{variable} is '{wrong}'.*unset it"):
+                search()
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh")
+    program.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for right in ("./program", "~/program", str(program)):
+        monkeypatch.setenv(variable, right)
+        assert look() == str(program)
+    monkeypatch.setenv(variable, "")
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(environments, "_NAMES", ("no-such-browser",))
+    if look is find_driver:
+        assert find_driver() is None
+
+
+def test_half_a_surrogate_pair_on_a_real_page_is_replaced():
+    row = {"id": 1, "tag": "select", "text": "a\ud83d", "options": ["\ude00b", "\ud83d\ude00"]}
+    report = environments._read_report({"goal": "g\ud83d", "done": False, "raw": 0, "rows": [row]})
+    assert report.goal == "g\ufffd" and parse_state(report.state)[0].options == ("\ufffdb", "\U0001f600")
+    assert report.state.encode()
 
 
 def test_half_marks_are_no_success():
@@ -339,6 +415,37 @@ def test_fields_beside_the_buttons_are_touched_too():
     assert all(wrong_action("click 1", no_goal, page, random) != "click 1" for _ in range(50))
 
 
+STRANGE = "a\u2028b\u2029c\u0085d\x0be\x0cf\x1cg"  # all that `str.splitlines` takes for the end of a line
+
+
+def test_strange_white_space_in_a_goal_splits_no_record(quick_run, tmp_path):
+    tasks = [make_task("enter-text", n).model_copy(update=dict(goal=STRANGE, start_state="[1] input ''")) for n in (0, 1)]
+    (quick_run.path / "starts.jsonl").write_text("".join(t.model_dump_json() + "\n" for t in tasks), encoding="utf-8")
+    assert start_tasks(quick_run) == tasks
+    assert render_element(Element(None, "text", STRANGE)) == "text a b c d e f g"
+
+    class Strange(Counter):
+        def reset(self, *, seed=None, options=None):
+            return super().reset(seed=seed)[0], {"goal": STRANGE}
+
+    played = play_episodes(BatchOf(Strange), [make_task("count", 2)], lambda *_: "click 1")
+    write_trajectories(tmp_path / "one.jsonl", played)
+    assert read_trajectories(tmp_path / "one.jsonl") == played and played[0].task.goal == STRANGE
+
+
+def test_the_action_for_an_absent_element_is_absent():
+    random, page = np.random.default_rng(0), "text a\u2028b\n[1] button 'x'"
+    drawn = {environments._invalid_action(page, random) for _ in range(60)}
+    assert "click 22" in drawn and len(drawn) == 4
+
+
+@pytest.mark.parametrize("rest", ["", "\n", '{"id": "a", "kind": "a"}\n\n'])
+def test_a_list_of_first_pages_with_empty_lines_is_damaged(quick_run, rest):
+    (quick_run.path / "starts.jsonl").write_text(rest)
+    with pytest.raises(DreamgymError, match="is damaged"):
+        start_tasks(quick_run)
+
+
 def test_a_damaged_list_of_first_pages_is_named(quick_run):
     (quick_run.path / "starts.jsonl").write_text('{"id": "a"}\n{"id')
     with pytest.raises(DreamgymError, match="starts.jsonl is damaged; delete it"):
@@ -407,6 +514,84 @@ def test_a_killed_browser_is_replaced_and_its_episode_repeated(real):
     assert [result[:3] for result in results] == [(END_STATE, 1.0, True)] * 2
     assert real.transitions - before == 6, "repeated steps are no new experience"
     assert [b.starts for b in real.browsers] == [n + 1 for n in starts] and real.mismatches == 0
+
+
+def living(group: int) -> list[str]:
+    "Processes of a group that are neither gone nor dead and waiting to be taken note of."
+    found = []
+    for number in filter(str.isdigit, os.listdir("/proc") if os.path.isdir("/proc/self") else []):
+        try:
+            with open(f"/proc/{number}/stat") as file:
+                state, _, its_group, *_ = file.read().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        found += [number] if int(its_group) == group and state not in "ZX" else []
+    return found
+
+
+@browser_test
+@pytest.mark.parametrize("which", ["chrome", "driver", "all"])
+def test_a_stopped_browser_is_replaced_and_its_episode_repeated(which, monkeypatch):
+    "Stopped, not dead: it never answers, and it cannot be asked to quit."
+    monkeypatch.setattr(environments, "_PATIENCE", 3.0)
+    monkeypatch.setattr(environments, "_FAREWELL", 1.0)
+    with MiniWobBatch(browsers=1) as environment:
+        task = environment.reset_batch([make_task("login-user", 1)])[0]
+        page, driver = task.start_state, environment.browsers[0].driver
+        group = driver.service.process.pid
+        for step in range(3):
+            if step == 1:
+                stop = os.killpg if which == "all" else os.kill
+                stop(driver.capabilities["goog:processID"] if which == "chrome" else group, signal.SIGSTOP)
+            start = time.monotonic()
+            result = environment.step_batch([oracle_action(task.kind, task.goal, page)])[0]
+            assert time.monotonic() - start < 20
+            page = result[0]
+        assert result[:3] == (END_STATE, 1.0, True)
+        assert (environment.transitions, environment.browsers[0].starts, environment.mismatches) == (3, 2, 0)
+        assert not living(group) and not os.path.exists(driver.profile)
+
+
+@browser_test
+@pytest.mark.parametrize("which", ["chrome", "driver"])
+def test_a_stopped_browser_can_be_quit(which, monkeypatch):
+    monkeypatch.setattr(environments, "_FAREWELL", 1.0)
+    driver = start_chrome()
+    group = driver.service.process.pid
+    os.kill(driver.capabilities["goog:processID"] if which == "chrome" else group, signal.SIGSTOP)
+    start = time.monotonic()
+    quit_chrome(driver)
+    assert time.monotonic() - start < 10 and not os.path.exists(driver.profile)
+    assert not living(group)
+
+
+def test_a_command_has_half_a_minute():
+    assert environments._PATIENCE + environments._FAREWELL <= 30
+
+
+PROXIES = [name for word in ("http_proxy", "https_proxy", "all_proxy", "ftp_proxy") for name in (word, word.upper())]
+
+
+@browser_test
+def test_a_browser_needs_no_proxy_and_no_short_folder_and_leaves_nothing(monkeypatch, tmp_path):
+    "A proxy that nobody serves, a folder for temporary files whose path is too long for a socket, no home."
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    for name in PROXIES:
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setenv("HOME", "/dev/null/home")
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    browser = Browser()
+    try:
+        assert browser.start(make_task("click-button", 0)).goal and len(browser.driver.profile) < 64
+        start = time.monotonic()
+    finally:
+        browser.close()
+    assert time.monotonic() - start < 10 and list(folder.iterdir()) == []
+    assert all(os.environ[name] == "http://127.0.0.1:9" for name in PROXIES), "the user's own variables stay"
 
 
 @browser_test
