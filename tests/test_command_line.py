@@ -4,6 +4,7 @@ import csv
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,7 +35,7 @@ from dreamgym.command_line import (
     seconds_left,
     source_hash,
 )
-from dreamgym.runs import Run
+from dreamgym.runs import Run, Scale, cache_folder
 from dreamgym.trajectories import DreamgymError, Task, atomic_write_json
 
 LOG = Console(force_terminal=False, force_jupyter=False)
@@ -701,3 +702,115 @@ def test_evaluate_measures_a_saved_agent(tmp_path, capsys):
     assert "click-button" in capsys.readouterr().out
     row = json.loads((tmp_path / "row.json").read_text())
     assert row["overall"]["episodes"] == 2 and len(row["panel_hash"]) == 64
+
+
+# ---------------------------------------------------------------- the environment of the command
+
+
+def test_relative_paths_mean_the_same_in_kernels(monkeypatch, tmp_path):
+    folder = tmp_path / "start"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given = {"DREAMGYM_CACHE": "weights", "DREAMGYM_RUNS": "~/runs", "DREAMGYM_BROWSER": "./chrome",
+             "SE_CHROMEDRIVER": "chromedriver"}
+    for name, text in given.items():
+        monkeypatch.setenv(name, text)
+    values = command_line.kernel_variables(Scale.named())
+    assert values["DREAMGYM_CACHE"] == str(folder / "weights") and values["DREAMGYM_RUNS"] == str(tmp_path / "runs")
+    assert values["DREAMGYM_BROWSER"] == str(folder / "chrome") and "SE_CHROMEDRIVER" not in values
+    with command_line._environment(values | {"NEW_ONE": "1"}):
+        monkeypatch.chdir(tmp_path)
+        assert cache_folder() == folder / "weights" and os.environ["NEW_ONE"] == "1"
+    assert {name: os.environ.get(name) for name in [*given, "NEW_ONE"]} == given | {"NEW_ONE": None}
+
+
+@FORKS
+@pytest.mark.parametrize("number", [1, 3], ids=["interpreter", "forks"])
+def test_kernels_without_a_home_and_with_a_long_folder_for_temporary_files(number, tmp_path):
+    "A command of its own: multiprocessing keeps its folder for as long as a process lives."
+    long = tmp_path / ("long" * 30)
+    long.mkdir()
+    sources = [write_chapter(tmp_path / f"0{i}_a.ipynb", "import os\nfrom dreamgym.runs import cache_folder",
+                             "with open('facts', 'a') as file:\n    file.write(f'{cache_folder()}\\n')")
+               for i in range(number)]
+    program = ("import sys\nfrom pathlib import Path\nfrom dreamgym.command_line import run_chapters\n"
+               "from dreamgym.runs import Run\nrun_chapters(Run.open('run'), [Path(p) for p in sys.argv[1:]])")
+    variables = {"HOME": "/dev/null/home", "TMPDIR": str(long), "DREAMGYM_CACHE": "weights", "http_proxy": "http://0.0.0.0:9"}
+    done = subprocess.run([sys.executable, "-c", program, *map(str, sources)], cwd=tmp_path, capture_output=True,
+                          text=True, env=os.environ | variables)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr  # matplotlib says where it writes
+    facts = (tmp_path / "run" / "notebooks" / "facts").read_text().split()
+    assert facts == [str(tmp_path / "weights")] * number
+
+
+def test_threads_and_doctor_follow_the_cores_of_this_process(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 4, 5}, raising=False)
+    assert command_line.kernel_variables(Scale.named())["OMP_NUM_THREADS"] == "3"
+    assert {c.name: c.found for c in command_line._check_machine()}["cores"] == "3"
+
+
+@pytest.mark.parametrize("wrong", ["no-such-program", "/dev", "/dev/null"])
+def test_a_browser_variable_that_names_nothing(wrong, monkeypatch, capsys):
+    monkeypatch.setenv("DREAMGYM_BROWSER", wrong)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("something was started"))
+    assert run_command(["prepare"]) == 1
+    assert f"DREAMGYM_BROWSER is '{wrong}'" in sentence(capsys)
+    (check,) = command_line._check_browser()
+    assert not check.ok and "DREAMGYM_BROWSER" in check.found and "unset it" in check.mend
+
+
+def test_prepare_names_the_variable_of_a_cache_that_cannot_be_written(monkeypatch, capsys):
+    monkeypatch.setenv("DREAMGYM_BROWSER", sys.executable)
+    monkeypatch.delenv("DREAMGYM_CACHE", raising=False)
+    monkeypatch.setenv("HOME", "/dev/null/home")
+    assert run_command(["prepare"]) == 1
+    assert "set DREAMGYM_CACHE" in capsys.readouterr().err
+    assert {c.name: c.ok for c in command_line._check_machine()}["cache folder"] is False
+
+
+def test_doctor_looks_at_folders_with_any_name(monkeypatch, tmp_path):
+    monkeypatch.setenv("DREAMGYM_CACHE", str(tmp_path / ("x" * 300)))
+    assert not command_line._has_weights() and not any(c.ok for c in command_line._check_weights())
+    assert "cache folder" in {c.name for c in command_line._check_machine()}
+
+
+def test_without_a_home_paths_are_shown_as_they_are(monkeypatch):
+    import pwd
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", lambda number: (_ for _ in ()).throw(KeyError(number)))
+    assert command_line._short("/a/b") == "/a/b"
+
+
+def test_doctor_says_why_a_page_cannot_be_shown(monkeypatch):
+    from selenium.common.exceptions import WebDriverException
+
+    from dreamgym import environments
+
+    def broken():
+        raise WebDriverException("cannot find Chrome binary\nStacktrace: ...")
+
+    monkeypatch.setattr(environments, "start_chrome", broken)
+    check = command_line._check_page()
+    assert not check.ok and "cannot find Chrome binary" in check.found and "\n" not in check.found
+
+
+@pytest.mark.browser
+def test_doctor_shows_a_page_past_a_proxy(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "ALL_PROXY", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    checks = {check.name: check for check in command_line._check_browser()}
+    assert checks["page in the browser"].ok and "shown and read" in checks["page in the browser"].found
+
+
+@pytest.mark.browser
+def test_doctor_tells_a_browser_that_starts_nothing(monkeypatch, tmp_path):
+    version = command_line._program_version(shutil.which("chromedriver") or os.environ.get("SE_CHROMEDRIVER", ""))
+    program = tmp_path / "chrome"
+    program.write_text(f"#!/bin/sh\necho Chromium {version}")
+    program.chmod(0o755)
+    monkeypatch.setenv("DREAMGYM_BROWSER", str(program))
+    assert [(c.name, c.ok) for c in command_line._check_browser()] == [
+        ("browser", True), ("browser driver", True), ("page in the browser", False)]

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import FrozenInstanceError, asdict, fields, replace
 from pathlib import Path
@@ -23,9 +24,13 @@ from dreamgym.runs import (
     derive_seed,
     notebooks_folder,
     set_seed,
+    short_folder,
     size,
     switched_on,
     system_picture,
+    usable_cores,
+    user_path,
+    writable_cache,
 )
 from dreamgym.trajectories import DreamgymError, Task, Trajectory, Transition, atomic_write_json, write_trajectories
 
@@ -415,21 +420,6 @@ def test_the_configuration_holds_every_size(quick_run):
 # ---------------------------------------------------------------- results of stages
 
 
-@pytest.mark.parametrize("word, on", [("1", True), ("true", True), ("YES", True), ("On", True), ("", False), ("0", False),
-                                      ("False", False), ("no", False), ("OFF", False), (None, False)])
-def test_a_variable_says_yes_or_no(monkeypatch, word, on):
-    monkeypatch.delenv("DREAMGYM_DEBUG", raising=False)
-    if word is not None:
-        monkeypatch.setenv("DREAMGYM_DEBUG", word)
-    assert switched_on("DREAMGYM_DEBUG") is on
-
-
-def test_a_variable_that_says_neither_is_named(monkeypatch):
-    monkeypatch.setenv("DREAMGYM_DEBUG", "maybe")
-    with pytest.raises(DreamgymError, match="DREAMGYM_DEBUG is 'maybe'; set it to 1"):
-        switched_on("DREAMGYM_DEBUG")
-
-
 def test_only_what_stages_write_counts_as_a_result(quick_run):
     assert (quick_run.evaluations(), quick_run.iterations(), quick_run.transitions()) == ({}, [], None)
     for name in ("dream.json", "my-agent_2.json", "._dream.json", ".dream.json", "_dream.json", "dream (1).json",
@@ -456,3 +446,87 @@ def test_steps_are_counted_again_where_the_metrics_are_lost(quick_run):
     assert quick_run.transitions("real") == 11
     (quick_run.path / "real" / "0002" / "rollouts.jsonl").unlink()
     assert quick_run.transitions("real") is None, "unknown is not zero"
+
+
+# ---------------------------------------------------------------- variables of the environment
+
+
+@pytest.mark.parametrize("word, on", [
+    *((word, True) for word in ("1", "true", "True", "YES", "on", " on ")),
+    *((word, False) for word in ("", "0", "false", "FALSE", "no", "Off"))])
+def test_switches(word, on, monkeypatch):
+    monkeypatch.setenv("A_SWITCH", word)
+    assert switched_on("A_SWITCH") is on
+    monkeypatch.delenv("A_SWITCH")
+    assert switched_on("A_SWITCH") is False
+
+
+@pytest.mark.parametrize("word", ["2", "ja", "enable", "truee", "-1", "01", "null"])
+def test_a_switch_that_says_something_else(word, monkeypatch):
+    monkeypatch.setenv("A_SWITCH", word)
+    with pytest.raises(DreamgymError, match=f"A_SWITCH is '{word}'; set it to 1, true, yes or on, or to 0"):
+        switched_on("A_SWITCH")
+
+
+def test_cores_are_those_of_this_process(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3}, raising=False)
+    assert usable_cores() == 1
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    assert usable_cores() == 7
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert usable_cores() == 1
+
+
+@pytest.mark.parametrize("variable, default", [("DREAMGYM_CACHE", "home/.cache/dreamgym"), ("DREAMGYM_RUNS", "runs")])
+def test_folders_are_whole_paths_with_the_home_filled_in(variable, default, monkeypatch, tmp_path):
+    def folder() -> Path:
+        return cache_folder() if variable == "DREAMGYM_CACHE" else Run.open("", "quick", 0).path.parent
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for text, path in (("", default), ("here", "here"), ("./a/b", "a/b"), ("~/x", "home/x"), ("~", "home")):
+        monkeypatch.setenv(variable, text)
+        assert folder() == tmp_path / path
+
+
+def test_an_unknown_home_is_told(monkeypatch, tmp_path):
+    import pwd
+
+    def unknown(*_):
+        raise KeyError("no such user")
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("DREAMGYM_CACHE", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for action in (cache_folder, writable_cache):
+        with pytest.raises(DreamgymError, match="set DREAMGYM_CACHE to a whole path"):
+            action()
+    with pytest.raises(DreamgymError, match="^The home folder in '~nobody-at-all/x' is not known; set --run to"):
+        user_path("~nobody-at-all/x", "--run")
+    monkeypatch.setenv("DREAMGYM_RUNS", "~/runs")
+    with pytest.raises(DreamgymError, match="set DREAMGYM_RUNS to"):
+        Run.open()
+    monkeypatch.setenv("DREAMGYM_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path
+
+
+def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path):
+    monkeypatch.delenv("DREAMGYM_CACHE", raising=False)
+    monkeypatch.setenv("HOME", "/dev/null/home")
+    with pytest.raises(DreamgymError, match="Nothing can be written to .*; set DREAMGYM_CACHE to a folder that can"):
+        writable_cache()
+    monkeypatch.setenv("DREAMGYM_CACHE", str(tmp_path / "new" / "cache"))
+    assert writable_cache() == tmp_path / "new" / "cache" and writable_cache().is_dir()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(DreamgymError, match="set DREAMGYM_CACHE"):
+        writable_cache()
+
+
+def test_sockets_get_a_short_folder(monkeypatch):
+    for usual, expected in (("/tmp/a", "/tmp/a"), ("/tmp/" + "a" * 60, "/tmp"), ("/tmp/" + "\u00e9" * 20, "/tmp")):
+        monkeypatch.setattr(tempfile, "tempdir", usual)
+        assert short_folder() == expected
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(DreamgymError, match="too long for the sockets.*; set TMPDIR to a folder of at most"):
+        short_folder()
