@@ -33,7 +33,7 @@ def script() -> str:
 
 
 def test_readme_and_book_show_the_same_short_script():
-    notebook = json.loads((ROOT / "nbs" / "11_training_loop.ipynb").read_text(encoding="utf-8"))
+    notebook = json.loads((ROOT / "nbs" / "24_training_loop.ipynb").read_text(encoding="utf-8"))
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     shown = [cell.removeprefix("#| eval: false\n") for cell in cells if cell.startswith("#| eval: false\n")]
     assert "\n\n\n".join(shown) == script()  # imports stand in a cell of their own
