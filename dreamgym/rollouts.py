@@ -19,7 +19,7 @@ from typing import NamedTuple
 from fastcore.basics import patch
 
 from .cot_annotation import describe_action
-from .environments import BatchEnvironment, offline_data
+from .environments import BatchEnvironment, offline_data, start_episodes, step_episodes
 from .language_model import Example, LanguageModel, Sample
 from .runs import Run, derive_seed
 from .trajectories import DreamgymError, Task, Trajectory, Transition, read_trajectories
@@ -132,7 +132,7 @@ def collect_rollouts(
     "Let the agent act in all episodes at once, turn by turn."
     if group_size < 1:
         raise DreamgymError(f"A group needs at least one rollout, not {group_size}.")
-    started = environment.reset_batch([task for task in tasks for _ in range(group_size)])
+    started = start_episodes(environment, [task for task in tasks for _ in range(group_size)])
     running = [_Running(task, i // group_size, task.start_state) for i, task in enumerate(started)]
     for turn in range(environment.maximum_steps):
         live = [i for i, r in enumerate(running) if not r.over]
@@ -143,7 +143,7 @@ def collect_rollouts(
         actions: list[str | None] = [None] * len(running)
         for i, (text, _) in zip(live, acted, strict=True):
             actions[i] = text
-        results = environment.step_batch(actions)
+        results = step_episodes(environment, started, actions)
         for i, prompt, (text, sample) in zip(live, prompts, acted, strict=True):
             running[i].note(text, Turn(prompt, sample.tokens, sample.log_probabilities), results[i])
         watch(sum(r.over for r in running), len(running))

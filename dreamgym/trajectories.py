@@ -158,7 +158,11 @@ def write_trajectories(
     trajectories: Iterable[Trajectory],  # written one a line
 ) -> None:
     "Write trajectories as JSON Lines, atomically; at least one."
-    lines = [t.model_dump_json() + "\n" for t in trajectories]
+    try:
+        lines = [t.model_dump_json() + "\n" for t in trajectories]
+    except ValueError as error:  # half of a surrogate pair
+        raise DreamgymError(f"A trajectory holds text that UTF-8 cannot hold, so {Path(path).name} was not written; "
+                            "replace half surrogate pairs in it.") from error
     if not lines:
         raise DreamgymError(f"There is no trajectory to write to {Path(path).name}.")
     atomic_write_text(path, "".join(lines))
