@@ -6,8 +6,8 @@ Docs: https://dreamgym.github.io/dreamgym/evaluation.html.md"""
 
 # %% auto #0
 __all__ = ['Rate', 'wilson', 'bootstrap_mean', 'Evaluation', 'summarise', 'evaluate', 'Comparison', 'exact_mcnemar', 'compare',
-           'test_tasks', 'development_tasks', 'evaluation', 'Fidelity', 'measure_fidelity', 'first_gate',
-           'model_quality']
+           'test_tasks', 'development_tasks', 'real_environment', 'recorded_evaluation', 'evaluation', 'Fidelity',
+           'measure_fidelity', 'recorded_fidelity', 'recorded_verdict', 'first_gate', 'model_quality']
 
 # %% ../nbs/21_evaluation.ipynb #4b188adf
 import json
@@ -18,21 +18,30 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .environments import HELD_OUT_KINDS, BatchEnvironment, MiniWobBatch, load_panel, panel_hash, start_tasks
+from .environments import BatchEnvironment, suite_of
 from dreamgym.experience_model import (
     DreamBatch,
     ExperienceExample,
     ExperienceModel,
     Imagined,
     annotated_steps,
+    held_out_steps,
     judge_answers,
     recorded_steps,
     repeated_steps,
 )
 from .replay_buffer import grounded_model
-from .rollouts import Agent, Rollout, collect_rollouts, new_agent, warm_start
+from dreamgym.rollouts import (
+    Agent,
+    Rollout,
+    collect_rollouts,
+    imitation_examples,
+    new_agent,
+    offline_data,
+    warm_start,
+)
 from .runs import Run, derive_seed
-from .trajectories import DreamgymError, Task, Trajectory, atomic_write_json
+from .trajectories import DreamgymError, Task, Trajectory, atomic_write_json, read_trajectories
 
 # %% ../nbs/21_evaluation.ipynb #c40a377a
 class Rate(NamedTuple):
@@ -90,7 +99,7 @@ class Evaluation(NamedTuple):
         "Task id -> success (its mean where a task was played several times): what `compare` needs."
         rewards: dict[str, list[float]] = {}
         for rollout in self.rollouts:
-            rewards.setdefault(rollout.trajectory.task.id, []).append(rollout.reward)
+            rewards.setdefault(rollout.trajectory.task.id, []).append(float(rollout.trajectory.success))
         return {task: float(np.mean(values)) for task, values in rewards.items()}
 
     def row(self) -> dict:
@@ -102,9 +111,9 @@ class Evaluation(NamedTuple):
 def summarise(rollouts: Sequence[Rollout]) -> Evaluation:
     "Rates over rollouts, overall and by task type."
     kinds = list(dict.fromkeys(r.trajectory.task.kind for r in rollouts))
-    rates = {k: [r.reward for r in rollouts if r.trajectory.task.kind == k] for k in kinds}
+    rates = {k: [r.trajectory.success for r in rollouts if r.trajectory.task.kind == k] for k in kinds}
     by_kind = {k: wilson(int(sum(v)), len(v)) for k, v in rates.items()}
-    total = wilson(int(sum(r.reward for r in rollouts)), len(rollouts))
+    total = wilson(sum(r.trajectory.success for r in rollouts), len(rollouts))
     return Evaluation(total, by_kind, sum(len(r.trajectory) for r in rollouts), list(rollouts))
 
 # %% ../nbs/21_evaluation.ipynb #c9a00018
@@ -160,13 +169,38 @@ def compare(
 # %% ../nbs/21_evaluation.ipynb #c9a00025
 def test_tasks(run: Run) -> list[Task]:
     "The frozen test tasks of a run: its own task types, then the held-out ones."
-    kinds = (*run.scale.kinds, *HELD_OUT_KINDS)
-    return load_panel("test", kinds, run.scale.test_per_kind)
+    suite, size = suite_of(run), run.scale.test_per_kind
+    return suite.tasks("test", run.scale.kinds, size) + suite.tasks("held_out", per_kind=size)
 
 
 def development_tasks(run: Run) -> list[Task]:
     "The development tasks of a run."
-    return load_panel("development", run.scale.kinds, run.scale.development_per_kind)
+    return suite_of(run).tasks("development", run.scale.kinds, run.scale.development_per_kind)
+
+
+def real_environment(run: Run, purpose: str) -> BatchEnvironment:
+    "The world of a run; where there are recordings only, a sentence says what cannot be done."
+    suite = suite_of(run)
+    if not suite.playable():
+        raise DreamgymError(f"The suite {suite.name!r} has recordings but no environment, so {purpose} is not possible.")
+    return suite.environment(run.scale.parallel, run.scale.maximum_steps)
+
+# %% ../nbs/21_evaluation.ipynb #708ca811
+def recorded_evaluation(run: Run, name: str, agent: Agent, tasks: Sequence[Task]) -> dict:  # a row, labelled "not real"
+    "Where there are recordings only: success in the dream, and agreement with the actions of held-out successes."
+    model, buffer = grounded_model(run)
+    buffer.freeze()
+    dreamed = evaluate(agent, DreamBatch(model, run.scale.maximum_steps), tasks)
+    held = {step.query.task.id for step in held_out_steps(run)}
+    shown = [t for t in read_trajectories(offline_data(run)) if t.task.id in held and t.success]
+    asked = [e for t in shown for e in imitation_examples(agent, [t])]
+    acted = agent.act([e.prompt for e in asked], 0.0) if asked else []
+    same = [text == agent.model.decode(e.completion).strip() for (text, _), e in zip(acted, asked, strict=True)]
+    return {"agent": name, "panel": "test (dreamed, not real)", "suite": run.suite, "real": False,
+            "panel_hash": suite_of(run).panel_hash(run.scale.kinds), "own": dreamed.row(), "held_out": summarise([]).row(),
+            "agreement": wilson(sum(same), len(same))._asdict(), "broken": 0,
+            "episodes": [{"task": r.trajectory.task.id, "reward": r.reward, "success": r.trajectory.success,
+                          "steps": len(r.trajectory)} for r in dreamed.rollouts]}
 
 # %% ../nbs/21_evaluation.ipynb #b7c668a0
 def evaluation(
@@ -177,15 +211,20 @@ def evaluation(
     "Measure an agent on the frozen test panel, once; the row lands in evaluation/NAME.json."
     def make(path: Path) -> None:
         agent, tasks = new_agent(run, adapter), test_tasks(run)
-        with MiniWobBatch(run.scale.browsers, run.scale.maximum_steps) as environment:
+        if not suite_of(run).playable():
+            return atomic_write_json(path, recorded_evaluation(run, name, agent, tasks))
+        with real_environment(run, "measuring real success") as environment:
             result = evaluate(agent, environment, tasks,
                               watch=lambda done, total: run.progress(f"testing {name}", done, total))
-        own = summarise([r for r in result.rollouts if r.trajectory.task.kind not in HELD_OUT_KINDS])
-        held = summarise([r for r in result.rollouts if r.trajectory.task.kind in HELD_OUT_KINDS])
-        row = {"agent": name, "panel": "test", "panel_hash": panel_hash(), "own": own.row(), "held_out": held.row(),
-               "episodes": [{"task": r.trajectory.task.id, "reward": r.reward, "steps": len(r.trajectory)}
+            broken = sum(environment.failures.values())
+        apart = {task.kind for task in suite_of(run).panel("held_out")}
+        own = summarise([r for r in result.rollouts if r.trajectory.task.kind not in apart])
+        held = summarise([r for r in result.rollouts if r.trajectory.task.kind in apart])
+        row = {"agent": name, "panel": "test", "panel_hash": suite_of(run).panel_hash(run.scale.kinds), "own": own.row(), "held_out": held.row(),
+               "episodes": [{"task": r.trajectory.task.id, "reward": r.reward, "success": r.trajectory.success,
+                             "steps": len(r.trajectory)}
                             for r in result.rollouts]}
-        atomic_write_json(path, row)
+        atomic_write_json(path, row | {"suite": run.suite, "broken": broken})
         run.record("evaluation", **{name: own.overall._asdict(), f"{name}_held_out": held.overall._asdict()})
 
     return json.loads(run.build(f"evaluation/{name}.json", make).read_text(encoding="utf-8"))
@@ -241,7 +280,7 @@ def measure_fidelity(
 ) -> Fidelity:
     "Let the agent act for real, ask the model about the very same steps, then let the agent act in the dream."
     real = collect_rollouts(agent, environment, tasks, group_size, temperature, seed)
-    steps = annotated_steps([r.trajectory for r in real])
+    steps = annotated_steps([r.trajectory for r in real], model.grammar)
     answers = model.imagine([s.query for s in steps])
     quality = judge_answers(steps, answers)
     starts = list({r.trajectory.task.id: r.trajectory.task for r in real}.values())
@@ -253,13 +292,37 @@ def measure_fidelity(
     by_kind = {kind: (rate.successes, here.by_kind[kind].successes, rate.episodes) for kind, rate in there.by_kind.items()}
     return Fidelity(*(quality[n] for n in names), there.overall, here.overall, there.transitions, by_kind)
 
+# %% ../nbs/21_evaluation.ipynb #38403a89
+def recorded_fidelity(run: Run, agent: Agent, model: ExperienceModel) -> dict:  # a row of `Fidelity`
+    "The gate of a world that cannot be asked: the model on held-out recorded steps, and success in the dream alone."
+    held = held_out_steps(run)
+    quality = judge_answers(held, model.imagine([s.query for s in held]))
+    dreamed = collect_rollouts(agent, DreamBatch(model, run.scale.maximum_steps), development_tasks(run), 1,
+                               run.scale.temperature, derive_seed(run.seed, "gate"))
+    names = ("balanced_reward_accuracy", "success_recognised", "failure_recognised", "termination_accuracy",
+             "state_exact")
+    nothing, here = wilson(0, 0), summarise(dreamed)
+    fidelity = Fidelity(*(quality[n] for n in names), nothing, here.overall, 0)
+    return fidelity.row() | {"gap": None, "recorded": len(held), "verdict": recorded_verdict(quality)}
+
+
+def recorded_verdict(quality: dict) -> str:
+    "What recorded steps alone can say: never that a dream is trustworthy."
+    rate = quality["balanced_reward_accuracy"]
+    return "not measured" if rate is None else "flattering" if rate < 0.8 else "doubtful"
+
 # %% ../nbs/21_evaluation.ipynb #c9a00033
 def first_gate(run: Run) -> dict:  # the row of `Fidelity`
-    "The fidelity gate before any reinforcement learning: the warm-started agent on development tasks. Once."
+    """The fidelity gate before any reinforcement learning: the warm-started agent on development tasks. Once.
+
+    Where there are recordings only, the model is held against held-out recorded steps; the row says "recorded".
+    """
     def make(path: Path) -> None:
         agent, (model, buffer) = new_agent(run, warm_start(run)), grounded_model(run)
         buffer.freeze()
-        with MiniWobBatch(run.scale.browsers, run.scale.maximum_steps) as environment:
+        if not suite_of(run).playable():
+            return atomic_write_json(path, recorded_fidelity(run, agent, model))
+        with real_environment(run, "the fidelity gate") as environment:
             run.progress("fidelity gate", 0, 1)
             fidelity = measure_fidelity(agent, model, environment, development_tasks(run), 1, run.scale.temperature,
                                         derive_seed(run.seed, "gate"))
