@@ -45,7 +45,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dreamgym.runs import (
-    Run, RunBusy, Scale, _runs_folder, cache_folder, notebooks_folder, short_folder, switched_on, usable_cores,
+    Run, RunBusy, Scale, runs_folder, cache_folder, notebooks_folder, short_folder, switched_on, usable_cores,
     user_path, writable_cache,
 )
 from .trajectories import DreamgymError, append_json_line, atomic_write_json, read_json_lines
@@ -586,7 +586,7 @@ def run_chapters(
 
 # %% ../nbs/93_command_line.ipynb #dd740c85
 def _has_browser() -> bool:
-    from dreamgym.environments import BrowserMissing, find_browser
+    from dreamgym.suites.miniwob import BrowserMissing, find_browser
 
     try:
         return bool(find_browser())
@@ -602,7 +602,7 @@ def _has_weights() -> bool:
 @app.command()
 def prepare() -> None:
     "Find or install a browser, and fetch the two small models; `reproduce` does this by itself."
-    from dreamgym.environments import install_browser
+    from dreamgym.suites.miniwob import install_browser
 
     chosen = os.environ.get("DREAMGYM_BROWSER")
     if not chosen and not _has_browser() and shutil.which("apt-get") and os.geteuid() == 0:
@@ -839,7 +839,7 @@ def _program_version(path: str) -> str:
 
 # %% ../nbs/93_command_line.ipynb #74af270f
 def _check_browser() -> list[Check]:
-    from dreamgym.environments import INSTALL_COMMAND, BrowserMissing, find_browser, find_driver
+    from dreamgym.suites.miniwob import BrowserMissing, INSTALL_COMMAND, find_browser, find_driver
 
     try:
         browser = find_browser()
@@ -865,7 +865,8 @@ def _check_browser() -> list[Check]:
 
 def _check_page() -> Check:
     "Programs that are there need not work together, so one page is really shown and read."
-    from dreamgym.environments import Browser, make_task
+    from dreamgym.environments import make_task
+    from dreamgym.suites.miniwob import Browser
 
     start, browser = time.monotonic(), Browser()
     try:
@@ -895,7 +896,7 @@ def _writable(folder: Path) -> Path | None:
 
 def _check_machine() -> list[Check]:
     checks = []
-    for name, folder in (("cache folder", cache_folder()), ("runs folder", _runs_folder())):
+    for name, folder in (("cache folder", cache_folder()), ("runs folder", runs_folder())):
         variable, place = {"cache folder": "DREAMGYM_CACHE", "runs folder": "DREAMGYM_RUNS"}[name], _writable(folder)
         free = shutil.disk_usage(place).free / 1e9 if place else 0.0
         enough = free >= (1.0 if name == "cache folder" and _has_weights() else 2.0)
@@ -961,7 +962,7 @@ def _load_agent(folder: Path, scale: Scale):
 # %% ../nbs/93_command_line.ipynb #fcdf680e
 def _panel_tasks(panel: str, kinds: Sequence[str], size: int) -> tuple[list, int]:
     "The first tasks of each type, every type once, and how many of a type the panel has for that."
-    from dreamgym.environments import load_panel
+    from dreamgym.suites.miniwob import load_panel
 
     piles = [load_panel(panel, [kind])[:size] for kind in dict.fromkeys(kinds)]
     played = max(map(len, piles))
@@ -986,7 +987,7 @@ def _check_output(path: Path) -> None:
 def _measure(agent, tasks, sizes: Scale, temperature: float):
     "One real episode a task, with a line of progress on a terminal."
     from dreamgym import evaluation
-    from dreamgym.environments import MiniWobBatch
+    from dreamgym.suites.miniwob import MiniWobBatch
 
     console = Console(stderr=True, force_jupyter=False)
     with MiniWobBatch(sizes.browsers, sizes.maximum_steps) as environment, console.status("starting browsers") as status:
@@ -1005,7 +1006,8 @@ def evaluate(
     json_file: Annotated[str, typer.Option("--json", help="Also write the numbers to this file.")] = "",
 ) -> None:
     "Measure a saved agent on a frozen panel of real pages."
-    from dreamgym.environments import find_browser, panel_hash
+    from dreamgym.suites.miniwob import panel_hash
+    from dreamgym.suites.miniwob import find_browser
 
     sizes = Scale.named(scale)
     names = [name.strip() for name in kinds.split(",") if name.strip()] or list(sizes.kinds)
@@ -1046,7 +1048,8 @@ def play_dream(
     ask: Callable[[str], str] = input,  # where actions come from
 ) -> float | None:  # the reward; None when the player left
     "One episode inside the experience model."
-    from dreamgym.environments import InvalidAction, check_action, parse_action
+    from dreamgym.environments import InvalidAction
+    from dreamgym.pages import check_action, parse_action
 
     state, _ = environment.reset(options={"task": task})
     console.print(dream_panel("goal", task.goal, "cyan"), dream_panel("page", state))
@@ -1075,12 +1078,13 @@ def _existing_run(run: str):
     "An existing run directory; by default that of the default scale and seed 0."
     from dreamgym.report import open_run
 
-    return open_run(user_path(run, "--run") if run else _runs_folder() / f"{Scale.named().name}-0")
+    return open_run(user_path(run, "--run") if run else runs_folder() / f"{Scale.named().name}-0")
 
 
 def _dream_task(run: Run, kind: str, seed: int):
     "A first page to dream from: of the run's own start tasks."
-    from dreamgym.environments import KINDS, start_tasks
+    from dreamgym.environments import start_tasks
+    from dreamgym.suites.miniwob import KINDS
     from dreamgym.runs import derive_seed
 
     tasks = [task for task in start_tasks(run) if kind in ("", task.kind)]
