@@ -95,7 +95,7 @@ class InvalidAction(DreamgymError):
 class Grammar:
     "How a world writes its states and actions. Every default takes any text; a world overrides what it knows better."
 
-    hint = "A state is any text; an action is any text on one line."  # for a teacher model, and for a person who plays
+    hint = ""  # how states and actions look, for a teacher model and for a person who plays
 
     def check_state(self, state: str) -> None:
         "Raise `StateError` where a text is no state of this world."
