@@ -22,11 +22,12 @@ import torch
 
 from .curriculum import mix_tasks
 from .environments import MiniWobBatch, panel_hash, start_tasks
-from .evaluation import bootstrap_mean, evaluation
+from .evaluation import evaluation
 from .language_model import choose_placement
 from .policy_optimization import Learner
 from .rollouts import Rollout, collect_rollouts, demonstrations, new_agent, warm_start
 from .runs import Run, derive_seed
+from .statistics import bootstrap_mean
 from dreamgym.training_loop import (
     IterationResult,
     LoopState,
