@@ -199,7 +199,7 @@ def test_what_is_imported_is_declared():
     "A fresh install must bring everything that the modules and the chapters import."
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = {re.match(r"[\w-]+", line)[0].lower() for line in project["dependencies"]}
-    declared |= {"ipython", "urllib3"}  # parts of ipykernel and selenium
+    declared |= {"ipython", "urllib3", "markupsafe"}  # parts of ipykernel, selenium and jinja2
     optional = {"vllm", "ray", "pytest"}
     sources = {path.name: [ast.parse(path.read_text(encoding="utf-8"))] for path in MODULES}
     sources |= {path.name: [parse_cell(cell) for cell in code_cells(path)] for path in NOTEBOOKS}
