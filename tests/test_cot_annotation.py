@@ -5,11 +5,11 @@ import os
 import threading
 from collections import Counter
 from contextlib import contextmanager
-from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
+from markupsafe import escape
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
