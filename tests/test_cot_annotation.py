@@ -9,9 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
-from markupsafe import escape
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from markupsafe import escape
 
 import dreamgym.cot_annotation as module
 from dreamgym.cot_annotation import (
