@@ -5,13 +5,13 @@ import os
 import threading
 from collections import Counter
 from contextlib import contextmanager
-from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from markupsafe import escape
 
 import dreamgym.cot_annotation as module
 from dreamgym.cot_annotation import (
