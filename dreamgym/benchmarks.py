@@ -35,11 +35,13 @@ import torch
 
 from .environments import BatchEnvironment, make_task, oracle_action, play_episodes, sample_trajectories
 from .experience_model import ExperienceModel, annotated_steps
-from .language_model import Example, LanguageModel, Placement, Sample, TokenTree, fetch_model, plant_trees
+from .fast_model import LanguageModel, TokenTree, plant_trees
+from .language_model import Example, Placement, Sample
 from .policy_optimization import Learner, LearnerSettings, group_advantages
 from .rollouts import Agent, Rollout, agent_prompt, collect_rollouts, in_turn
 from .runs import QUICK_KINDS, Scale, derive_seed
 from .trajectories import DreamgymError, Task, Trajectory, atomic_write_text
+from .weights import fetch_model
 
 # %% ../nbs/80_benchmarks.ipynb #cb252219
 class BenchmarkError(DreamgymError):

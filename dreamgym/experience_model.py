@@ -46,7 +46,8 @@ from dreamgym.environments import (
     render_element,
     task_of,
 )
-from .language_model import Embedder, Example, LanguageModel
+from .fast_model import LanguageModel
+from .language_model import Embedder, Example
 from .runs import Run, derive_seed
 from dreamgym.trajectories import (
     END_STATE,

@@ -20,7 +20,8 @@ from fastcore.basics import patch
 
 from .cot_annotation import describe_action
 from .environments import BatchEnvironment, offline_data
-from .language_model import Example, LanguageModel, Sample
+from .fast_model import LanguageModel
+from .language_model import Example, Sample
 from .runs import Run, derive_seed
 from .trajectories import DreamgymError, Task, Trajectory, Transition, read_trajectories
 

@@ -7,7 +7,7 @@ Docs: https://dreamgym.github.io/dreamgym/runs.html.md"""
 # %% auto #0
 __all__ = ['QUICK_KINDS', 'CPU_KINDS', 'size', 'Scale', 'derive_seed', 'switched_on', 'set_seed', 'usable_cores', 'user_path',
            'short_folder', 'cache_folder', 'writable_cache', 'notebooks_folder', 'data_folder', 'RunBusy', 'Run',
-           'Picture', 'system_picture']
+           'disk_is_full', 'Picture', 'system_picture']
 
 # %% ../nbs/02_runs.ipynb #1b6ed17e
 import ctypes
@@ -348,7 +348,7 @@ def _remove(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _disk_is_full(error: BaseException) -> bool:
+def disk_is_full(error: BaseException) -> bool:
     "Does an error say that no space is left? Some libraries say it only in words."
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
 
@@ -382,7 +382,7 @@ def build(
             make(temporary)
         except BaseException as error:
             _remove(temporary)
-            if _disk_is_full(error):
+            if disk_is_full(error):
                 raise DreamgymError(f"The disk is full: nothing of the unfinished stage {name} in {self.path.name} "
                                     "was kept; free some space and run the same command again.") from error
             raise
