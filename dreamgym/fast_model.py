@@ -994,7 +994,7 @@ def _sample_batch(self: LanguageModel, *request) -> list[Sample]:
     with self._products():
         return self._orig__sample_batch(*request)
 
-# %% ../nbs/08_fast_model.ipynb #3019d385
+# %% ../nbs/08_fast_model.ipynb #d918c312
 @patch
 def save_adapter(
     self: LanguageModel,
@@ -1025,13 +1025,11 @@ def _read_templates(file: Path, vocabulary: int) -> list[list[int]]:
     "Token ids of the file, where there is one."
     try:
         templates = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
-        whole = all(type(token) is int and 0 <= token < vocabulary for template in templates for token in template)
-    except (OSError, ValueError, TypeError) as error:
-        raise WeightsError(f"The adapter {file.parent} cannot be loaded ({file.name}: {error}); delete that file, or "
-                           "name another adapter.") from error
-    if not whole:
-        raise WeightsError(f"The adapter {file.parent} cannot be loaded ({file.name} must hold lists of token ids below "
-                           f"{vocabulary}); delete that file, or name another adapter.")
+        if not all(type(token) is int and 0 <= token < vocabulary for template in templates for token in template):
+            raise ValueError(f"{file.name} must hold lists of token ids below {vocabulary}")
+    except Exception as error:  # damaged JSON raises more than ValueError
+        raise WeightsError(f"The adapter {file.parent} cannot be loaded ({error}); delete its folder and run again, "
+                           "or name another.") from error
     return templates
 
 # %% ../nbs/08_fast_model.ipynb #a2f220b3

@@ -694,7 +694,7 @@ def test_any_line_separator_in_an_error_gives_one_line(monkeypatch, capsys):
 @pytest.mark.slow
 @pytest.mark.browser
 def test_evaluate_measures_a_saved_agent(tmp_path, capsys):
-    from dreamgym.language_model import LanguageModel
+    from dreamgym.fast_model import LanguageModel
 
     LanguageModel.load("smollm2", rank=4).save_adapter(tmp_path / "adapter")
     assert run_command(["evaluate", "--adapter", str(tmp_path / "adapter"), "--kinds", "click-button", "--size", "2",

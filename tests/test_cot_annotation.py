@@ -41,7 +41,8 @@ from dreamgym.cot_annotation import (
     without_system_role,
 )
 from dreamgym.environments import Element, render_state, sample_trajectories
-from dreamgym.language_model import LanguageModel, Sample, choose_placement
+from dreamgym.fast_model import LanguageModel
+from dreamgym.language_model import Sample, choose_placement
 from dreamgym.trajectories import (
     END_STATE,
     DreamgymError,

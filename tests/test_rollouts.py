@@ -10,7 +10,8 @@ from conftest import ScriptedModel
 from dreamgym import rollouts as module
 from dreamgym.environments import BatchEnvironment, BatchOf, InvalidAction, check_action, parse_action, sample_trajectories
 from dreamgym.experience_model import DreamBatch, Imagined
-from dreamgym.language_model import Example, LanguageModel, choose_placement
+from dreamgym.fast_model import LanguageModel
+from dreamgym.language_model import Example, choose_placement
 from dreamgym.rollouts import (
     Agent,
     Rollout,

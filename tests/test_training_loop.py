@@ -8,7 +8,8 @@ import torch
 import dreamgym.training_loop as module
 from dreamgym.environments import BatchEnvironment, BatchOf, check_action, make_task, parse_action
 from dreamgym.experience_model import Imagined
-from dreamgym.language_model import LanguageModel, Sample
+from dreamgym.fast_model import LanguageModel
+from dreamgym.language_model import Sample
 from dreamgym.policy_optimization import Learner
 from dreamgym.rollouts import Agent, Rollout
 from dreamgym.runs import Run, Scale
