@@ -611,7 +611,7 @@ def prepare() -> None:
     if not _has_weights():
         writable_cache()
         typer.echo("Downloading SmolLM2-135M-Instruct and MiniLM, then converting them once (about a minute) ...")
-    from dreamgym.language_model import fetch_model
+    from dreamgym.weights import fetch_model
 
     for name in ("smollm2", "minilm"):
         typer.echo(f"{name}: {_short(fetch_model(name))}")
@@ -814,7 +814,7 @@ def _check_torch() -> Check:
 
 # %% ../nbs/93_command_line.ipynb #16841e7d
 def _check_weights() -> list[Check]:
-    from dreamgym.language_model import WHEELS, WeightsError, _check_hashes
+    from dreamgym.weights import WHEELS, WeightsError, check_hashes
 
     checks = []
     for name, wheel in WHEELS.items():
@@ -823,7 +823,7 @@ def _check_weights() -> list[Check]:
             checks.append(Check(f"model {name}", False, "not fetched yet", "dreamgym prepare"))
             continue
         try:
-            _check_hashes(folder)
+            check_hashes(folder)
             checks.append(Check(f"model {name}", True, f"{wheel.version}, hashes agree, in {_short(folder)}"))
         except WeightsError:
             checks.append(Check(f"model {name}", False, "damaged", f"rm -r {folder} && dreamgym prepare"))
@@ -933,7 +933,8 @@ def check_adapter(
     "Rank and factor of a saved adapter; a `DreamgymError` when it is missing, cut or no adapter."
     from safetensors import safe_open
 
-    from dreamgym.language_model import WeightsError, read_adapter_config
+    from dreamgym.language_model import read_adapter_config
+    from dreamgym.weights import WeightsError
 
     if not (folder / "adapter_config.json").exists():
         raise DreamgymError(f"{folder} holds no adapter (no adapter_config.json); name a folder such as "
@@ -953,7 +954,7 @@ def check_adapter(
 
 def _load_agent(folder: Path, scale: Scale):
     "An agent from a saved adapter of any rank."
-    from dreamgym.language_model import LanguageModel
+    from dreamgym.fast_model import LanguageModel
     from dreamgym.rollouts import Agent
 
     rank, _ = check_adapter(folder)

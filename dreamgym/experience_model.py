@@ -37,7 +37,8 @@ from dreamgym.environments import (
     suite_of,
     task_of,
 )
-from .language_model import Embedder, Example, LanguageModel
+from .fast_model import LanguageModel
+from .language_model import Embedder, Example
 from .runs import Run, derive_seed
 from dreamgym.trajectories import (
     END_STATE,

@@ -631,7 +631,8 @@ def test_only_new_notes_and_stages_are_followed(tmp_path, monkeypatch):
 def measured(monkeypatch, tmp_path):
     "`evaluate` without model and browser: what it would play is kept, every episode fails."
     from dreamgym import environments
-    from dreamgym.evaluation import Evaluation, wilson
+    from dreamgym.evaluation import Evaluation
+    from dreamgym.statistics import wilson
 
     played = []
 
@@ -694,7 +695,7 @@ def test_any_line_separator_in_an_error_gives_one_line(monkeypatch, capsys):
 @pytest.mark.slow
 @pytest.mark.browser
 def test_evaluate_measures_a_saved_agent(tmp_path, capsys):
-    from dreamgym.language_model import LanguageModel
+    from dreamgym.fast_model import LanguageModel
 
     LanguageModel.load("smollm2", rank=4).save_adapter(tmp_path / "adapter")
     assert run_command(["evaluate", "--adapter", str(tmp_path / "adapter"), "--kinds", "click-button", "--size", "2",

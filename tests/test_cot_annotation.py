@@ -35,9 +35,18 @@ from dreamgym.cot_annotation import (
     question_key,
     without_system_role,
 )
-from dreamgym.pages import explain_transition, mask_quoted, named_texts, trace_fault, trace_text
-from dreamgym.pages import Element, render_state, sample_trajectories
-from dreamgym.language_model import LanguageModel, Sample, choose_placement
+from dreamgym.fast_model import LanguageModel
+from dreamgym.language_model import Sample, choose_placement
+from dreamgym.pages import (
+    Element,
+    explain_transition,
+    mask_quoted,
+    named_texts,
+    render_state,
+    sample_trajectories,
+    trace_fault,
+    trace_text,
+)
 from dreamgym.trajectories import (
     END_STATE,
     DreamgymError,

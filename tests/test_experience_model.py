@@ -36,7 +36,8 @@ from dreamgym.experience_model import (
     variation_examples,
     variation_prompt,
 )
-from dreamgym.language_model import LanguageModel, choose_placement
+from dreamgym.fast_model import LanguageModel
+from dreamgym.language_model import choose_placement
 from dreamgym.trajectories import END_STATE, FAILURE_STATE, DreamgymError, Task, Trajectory, Transition
 
 START = "[1] button 'Knock'\n[2] button 'Open'\n[3] button 'Sing'"

@@ -27,7 +27,6 @@ from dreamgym.report import (
     page_html,
     plain,
     preformatted,
-    read_json,
     real_experience,
     report_html,
     results_chart,
@@ -41,6 +40,7 @@ from dreamgym.report import (
     write_evaluation,
     write_report,
 )
+from dreamgym.trajectories import read_json
 from dreamgym.trajectories import read_json
 from dreamgym.runs import Run
 from dreamgym.trajectories import DreamgymError, Task, Trajectory, Transition, atomic_write_json, write_trajectories
@@ -424,4 +424,4 @@ def test_a_torn_log_does_not_stop_the_report(whole, name, text):
 
 
 def test_every_agent_of_the_method_has_a_name():
-    assert list(AGENTS) == ["warm_start", "dream", "sim_to_real", "real"]
+    assert list(AGENTS) == ["warm_start", "rejection_sampling", "dream", "sim_to_real", "real"]
