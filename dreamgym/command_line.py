@@ -45,7 +45,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dreamgym.runs import (
-    Run, RunBusy, Scale, _runs_folder, cache_folder, notebooks_folder, short_folder, switched_on, usable_cores,
+    Run, RunBusy, Scale, cache_folder, notebooks_folder, runs_folder, short_folder, switched_on, usable_cores,
     user_path, writable_cache,
 )
 from .trajectories import DreamgymError, append_json_line, atomic_write_json, read_json_lines
@@ -895,7 +895,7 @@ def _writable(folder: Path) -> Path | None:
 
 def _check_machine() -> list[Check]:
     checks = []
-    for name, folder in (("cache folder", cache_folder()), ("runs folder", _runs_folder())):
+    for name, folder in (("cache folder", cache_folder()), ("runs folder", runs_folder())):
         variable, place = {"cache folder": "DREAMGYM_CACHE", "runs folder": "DREAMGYM_RUNS"}[name], _writable(folder)
         free = shutil.disk_usage(place).free / 1e9 if place else 0.0
         enough = free >= (1.0 if name == "cache folder" and _has_weights() else 2.0)
@@ -1075,7 +1075,7 @@ def _existing_run(run: str):
     "An existing run directory; by default that of the default scale and seed 0."
     from dreamgym.report import open_run
 
-    return open_run(user_path(run, "--run") if run else _runs_folder() / f"{Scale.named().name}-0")
+    return open_run(user_path(run, "--run") if run else runs_folder() / f"{Scale.named().name}-0")
 
 
 def _dream_task(run: Run, kind: str, seed: int):

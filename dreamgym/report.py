@@ -32,7 +32,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .environments import panel_hash
-from .runs import Run, _read_config, derive_seed
+from .runs import Run, derive_seed, read_config
 from dreamgym.trajectories import (
     END_STATE,
     FAILURE_STATE,
@@ -138,7 +138,7 @@ def open_run(
     path = Path(path)
     if not (path / "config.json").exists():
         raise DreamgymError(f"{path} is no run directory (it has no config.json); make one with `dreamgym reproduce`.")
-    config = _read_config(path)
+    config = read_config(path)
     return Run.open(path, config["scale"], config["seed"])
 
 # %% ../nbs/90_report.ipynb #8ca7a0e7

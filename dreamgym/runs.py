@@ -7,7 +7,7 @@ Docs: https://dreamgym.github.io/dreamgym/runs.html.md"""
 # %% auto #0
 __all__ = ['QUICK_KINDS', 'CPU_KINDS', 'size', 'Scale', 'derive_seed', 'switched_on', 'set_seed', 'usable_cores', 'user_path',
            'short_folder', 'cache_folder', 'writable_cache', 'notebooks_folder', 'data_folder', 'RunBusy', 'Run',
-           'Picture', 'system_picture']
+           'runs_folder', 'read_config', 'give_memory_back', 'Picture', 'system_picture']
 
 # %% ../nbs/02_runs.ipynb #1b6ed17e
 import ctypes
@@ -283,14 +283,16 @@ def locked(self: Run) -> Iterator[None]:
         ) from None
 
 # %% ../nbs/02_runs.ipynb #e26571db
-def _runs_folder() -> Path:
+def runs_folder() -> Path:
     "`DREAMGYM_RUNS`, or `runs` in the working folder (its parent when that is `nbs`)."
     here = Path.cwd()
     usual = (here.parent if here.name == "nbs" else here) / "runs"
     return user_path(os.environ.get("DREAMGYM_RUNS") or usual, "DREAMGYM_RUNS").absolute()
 
 
-def _read_config(path: Path) -> dict:
+def read_config(
+    path: Path,  # a run directory
+) -> dict:  # scale and seed
     "Scale and seed of a run directory."
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
@@ -332,14 +334,14 @@ def open(
     "Open a run directory, or start one. An existing directory must hold the same scale and seed."
     scale = Scale.named(scale) if isinstance(scale, str) else scale
     scale = replace(scale, kinds=tuple(scale.kinds))
-    opened = cls(Path(run) if str(run) else _runs_folder() / f"{scale.name}-{seed}", scale, seed)
+    opened = cls(Path(run) if str(run) else runs_folder() / f"{scale.name}-{seed}", scale, seed)
     file = opened.path / "config.json"
     if not file.exists():
         _start_directory(opened.path)
         with opened.locked():  # two processes may start the same directory
             if not file.exists():
                 atomic_write_json(file, {"scale": asdict(scale), "seed": seed})
-    _check_config(opened, **_read_config(opened.path))
+    _check_config(opened, **read_config(opened.path))
     return opened
 
 # %% ../nbs/02_runs.ipynb #a2d97a90
@@ -353,7 +355,7 @@ def _disk_is_full(error: BaseException) -> bool:
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
 
 
-def _give_memory_back() -> None:
+def give_memory_back() -> None:
     "Collect garbage and return free pages of the heap to the system, where the C library can do that."
     gc.collect()
     with suppress(OSError, AttributeError):
@@ -373,7 +375,7 @@ def build(
     with self.locked():
         if target.exists():  # another process was faster
             return target
-        _give_memory_back()  # what earlier stages left, or two of them would be held at once
+        give_memory_back()  # what earlier stages left, or two of them would be held at once
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.unfinished")
         _remove(temporary)
@@ -387,7 +389,7 @@ def build(
                                     "was kept; free some space and run the same command again.") from error
             raise
         os.replace(temporary, target)
-        _give_memory_back()
+        give_memory_back()
         spent = time.monotonic() - start
         with suppress(OSError):  # a full disk: the result is there, and the next stage will say it
             self._log_stage(name, spent - self._inside)  # stages that it needed have rows of their own

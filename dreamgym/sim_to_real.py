@@ -30,11 +30,11 @@ from .runs import Run, derive_seed
 from dreamgym.training_loop import (
     IterationResult,
     LoopState,
-    _write_iteration,
     dream_training,
     iteration_metrics,
     real_training,
     settings_of,
+    write_iteration,
 )
 from .trajectories import DreamgymError, Task, atomic_write_text, read_json
 
@@ -84,7 +84,7 @@ def sim_to_real(run: Run) -> Path:  # folder of the adapter
                                 "raise transfer_share or iterations.")
         metrics = state.learner.update(rollouts, seed)
         used = sum(len(r.trajectory) for r in rollouts)
-        _write_iteration(path, state, IterationResult(rollouts, metrics | {"transitions": float(used)}))
+        write_iteration(path, state, IterationResult(rollouts, metrics | {"transitions": float(used)}))
 
     return run.build("transfer/0001", make) / "agent"
 

@@ -6,7 +6,7 @@ Docs: https://dreamgym.github.io/dreamgym/training_loop.html.md"""
 
 # %% auto #0
 __all__ = ['try_out_in', 'LoopState', 'settings_of', 'first_state', 'IterationResult', 'groups_of', 'invent_tasks',
-           'run_iteration', 'dream_training', 'real_training', 'iteration_metrics', 'last_gate']
+           'run_iteration', 'write_iteration', 'dream_training', 'real_training', 'iteration_metrics', 'last_gate']
 
 # %% ../nbs/24_training_loop.ipynb #dad9484d
 import json
@@ -34,7 +34,7 @@ from .experience_model import DreamBatch, ExperienceModel, Query
 from .policy_optimization import Learner, LearnerSettings
 from .replay_buffer import ReplayBuffer, grounded_model
 from .rollouts import Agent, Rollout, collect_rollouts, new_agent, warm_start
-from .runs import Run, Scale, _give_memory_back, derive_seed
+from .runs import Run, Scale, derive_seed, give_memory_back
 from .trajectories import Task, Trajectory, atomic_write_json, read_json, write_trajectories
 
 # %% ../nbs/24_training_loop.ipynb #9d7cfdbf
@@ -157,7 +157,7 @@ def run_iteration(
     "Rollouts, one policy update, and (in the dream) buffer and curriculum."
     rollouts = collect_rollouts(state.agent, environment, tasks, scale.group_size, scale.temperature, seed,
                                 lambda done, total: watch("rollouts", done, total))
-    _give_memory_back()  # or what sampling and training need would be held at once
+    give_memory_back()  # or what sampling and training need would be held at once
     metrics = state.learner.update(rollouts, seed, lambda done, total: watch("update", done, total))
     result = IterationResult(rollouts, metrics)
     metrics |= {"transitions": float(sum(len(r.trajectory) for r in rollouts)),
@@ -178,7 +178,12 @@ def run_iteration(
     return result
 
 # %% ../nbs/24_training_loop.ipynb #a9eb096a
-def _write_iteration(folder: Path, state: LoopState, result: IterationResult) -> None:
+def write_iteration(
+    folder: Path,  # new; a name that is no stage yet
+    state: LoopState,  # after the iteration
+    result: IterationResult,
+) -> None:
+    "Write what an iteration leaves: agent and experience, rollouts, judged variations, metrics."
     folder.mkdir(parents=True)
     state.save(folder)
     write_trajectories(folder / "rollouts.jsonl", [r.trajectory for r in result.rollouts])
@@ -206,7 +211,7 @@ def _train(run: Run, folder: str, state: LoopState, environment: BatchEnvironmen
 
         def make(path: Path) -> None:
             watch = lambda what, done, total: run.progress(f"{folder} {number}/{iterations}: {what}", done, total)  # noqa: E731
-            _write_iteration(path, state, run_iteration(state, environment, pick(state, seed), run.scale, seed, watch))
+            write_iteration(path, state, run_iteration(state, environment, pick(state, seed), run.scale, seed, watch))
 
         run.build(name, make)
 

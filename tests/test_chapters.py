@@ -74,6 +74,20 @@ def foreign_imports(tree) -> set[str]:
     return found - set(sys.stdlib_module_names) - {"dreamgym"}
 
 
+def private_uses(tree) -> set[str]:
+    "The names with an underscore that a syntax tree takes from modules of this package."
+    own, found = set(), set()  # names under which whole modules are known
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == "dreamgym"):
+            found |= {alias.name for alias in node.names if alias.name.startswith("_")}
+            own |= {alias.asname or alias.name for alias in node.names if alias.name in ORDER}
+        elif isinstance(node, ast.Import):
+            own |= {alias.asname or alias.name for alias in node.names if alias.name.split(".")[0] == "dreamgym"}
+    attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    return found | {node.attr for node in attributes if node.attr.startswith("_") and not node.attr.startswith("__")
+                    and ast.unparse(node.value) in own}
+
+
 # ---------------------------------------------------------------- notebooks
 
 
@@ -151,6 +165,27 @@ def test_a_notebook_uses_only_chapters_before_it(path):
         # every chapter opens its run and shows the system picture, also the one before `02_runs`
         allowed = set() if re.match(r"#\|\s*export", cell.source) else {"runs"}
         assert later <= allowed, f"cell {cell.id} imports {sorted(later)} from a later chapter"
+
+
+STILL_PRIVATE = {"language_model": {"_disk_is_full"}, "command_line": {"_check_hashes"}}  # must shrink
+
+
+@pytest.mark.parametrize("source, names", [
+    ("from dreamgym.runs import Run, _lock", {"_lock"}), ("from .runs import _lock", {"_lock"}),
+    ("def f():\n    from dreamgym.runs import (\n        _lock as lock,\n    )", {"_lock"}),
+    ("from dreamgym import runs\nruns._lock()", {"_lock"}), ("import dreamgym.runs as r\nr._lock()", {"_lock"}),
+    ("import dreamgym.runs\ndreamgym.runs._lock()", {"_lock"}), ("from os import _exit", set()),
+    ("from dreamgym import runs\nruns.__name__", set()), ("from dreamgym.runs import Run\nself._lock", set())])
+def test_private_uses_are_found(source, names):
+    assert private_uses(ast.parse(source)) == names
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *MODULES], ids=lambda path: path.name)
+def test_no_private_name_crosses_modules(path):
+    notebook = path.suffix == ".ipynb"
+    trees = map(parse_cell, code_cells(path)) if notebook else [ast.parse(path.read_text(encoding="utf-8"))]
+    whole = ast.Module([node for tree in trees for node in tree.body], [])
+    assert private_uses(whole) == STILL_PRIVATE.get(default_export(path) if notebook else path.stem, set())
 
 
 # ---------------------------------------------------------------- modules
