@@ -17,8 +17,8 @@ NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 MODULES = sorted(path for path in (ROOT / "dreamgym").glob("*.py") if not path.name.startswith("_"))
 EXPECTED = """01_trajectories 02_runs 03_environments 07_language_model 09_rollouts 10_cot_annotation 11_experience_model
     12_replay_buffer 13_curriculum 21_evaluation 23_policy_optimization 24_training_loop 25_sim_to_real 80_benchmarks
-    90_report 93_command_line index""".split()
-LIGHT = ["trajectories", "runs", "environments", "curriculum", "report", "command_line"]
+    90_report 91_machine 92_notebook_runner 93_command_line index""".split()
+LIGHT = ["trajectories", "runs", "environments", "curriculum", "report", "machine", "notebook_runner", "command_line"]
 LONGEST_CELL = 40
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -167,7 +167,7 @@ def test_a_notebook_uses_only_chapters_before_it(path):
         assert later <= allowed, f"cell {cell.id} imports {sorted(later)} from a later chapter"
 
 
-STILL_PRIVATE = {"language_model": {"_disk_is_full"}, "command_line": {"_check_hashes"}}  # must shrink
+STILL_PRIVATE = {"language_model": {"_disk_is_full"}}  # must shrink
 
 
 @pytest.mark.parametrize("source, names", [
