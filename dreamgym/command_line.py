@@ -178,7 +178,7 @@ def seed_numbers(
 
 # %% ../nbs/93_command_line.ipynb #42ba9d75
 @contextlib.contextmanager
-def _following(run: Run, console: Console) -> Iterator[None]:
+def _following(run: Run, console: Console, pause: float = 1.0) -> Iterator[None]:
     "Say which stage is under way, where there is a terminal, and a line for every finished one."
     over, told, before = threading.Event(), len(run.stages()), progress_note(run)
 
@@ -191,7 +191,7 @@ def _following(run: Run, console: Console) -> Iterator[None]:
     def follow() -> None:
         nonlocal told
         with console.status("starting") as status:
-            while not over.wait(1.0):
+            while not over.wait(pause):
                 told = tell()
                 if (note := progress_note(run)) not in ({}, before):
                     status.update(Text(note["words"]))

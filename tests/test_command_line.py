@@ -236,11 +236,11 @@ def test_only_new_notes_and_stages_are_followed(tmp_path, monkeypatch):
     console, shown = Console(file=screen, force_terminal=True, force_jupyter=False), []
     status = SimpleNamespace(update=lambda text: shown.append(str(text)))
     monkeypatch.setattr(console, "status", lambda text: command_line.contextlib.nullcontext(status))
-    with command_line._following(run, console):
-        time.sleep(1.2)
+    with command_line._following(run, console, pause=0.02):
+        time.sleep(0.3)
         run.progress("today", 1, 1)
         run.build("within.txt", Path.touch)
-        time.sleep(1.2)
+        time.sleep(0.3)
     assert set(shown) == {"today 1/1"} and "within.txt" in screen.getvalue() and "before.txt" not in screen.getvalue()
 
 
