@@ -33,12 +33,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .environments import BatchEnvironment, make_task, oracle_action, play_episodes, sample_trajectories
+from .environments import BatchEnvironment, make_task, play_episodes
 from .experience_model import ExperienceModel, annotated_steps
 from .language_model import Example, LanguageModel, Placement, Sample, TokenTree, fetch_model, plant_trees
 from .policy_optimization import Learner, LearnerSettings, group_advantages
 from .rollouts import Agent, Rollout, agent_prompt, collect_rollouts, in_turn
-from .runs import QUICK_KINDS, Scale, derive_seed
+from .pages import PageGrammar, sample_trajectories
+from .runs import Scale, derive_seed
+from .suites.miniwob import QUICK_KINDS, oracle_action
 from .trajectories import DreamgymError, Task, Trajectory, atomic_write_text
 
 # %% ../nbs/80_benchmarks.ipynb #cb252219
@@ -376,7 +378,7 @@ def recorded_examples(
     for number in np.random.default_rng(0).permutation(len(steps)).tolist():
         if used >= tokens:
             break
-        prompt = model.encode(agent_prompt(steps[number][0], steps[number][1].state))
+        prompt = model.encode(agent_prompt(steps[number][0], steps[number][1].state, grammar=PageGrammar()))
         for i in range(group_size):
             action = model.encode(f" click {90 + i}" if i else f" {steps[number][1].action}") + [model.end]
             output.append(Example(prompt, action))
@@ -595,7 +597,7 @@ def our_side(settings: BenchmarkSettings) -> Side:
     "This package."
     model = our_model(settings)
     learner = Learner(model, LearnerSettings.named("dapo", minibatches=2, maximum_tokens=settings.action_tokens))
-    return Side(Agent(model, maximum_tokens=settings.action_tokens), learner.update)
+    return Side(Agent(model, maximum_tokens=settings.action_tokens, grammar=PageGrammar()), learner.update)
 
 
 def trl_side(settings: BenchmarkSettings, ours: LanguageModel, folder: str) -> Side:
@@ -610,7 +612,8 @@ def trl_side(settings: BenchmarkSettings, ours: LanguageModel, folder: str) -> S
     network = (PeftModel.from_pretrained(network, str(adapter), is_trainable=True) if adapter
                else get_peft_model(network, config)).to(ours.placement.device)
     learner = TrlLearner(network, ours.tokenizer, ours.placement, settings, folder)
-    agent = Agent(GenerateModel(network, ours.tokenizer, ours.placement), maximum_tokens=settings.action_tokens)
+    agent = Agent(GenerateModel(network, ours.tokenizer, ours.placement), maximum_tokens=settings.action_tokens,
+                  grammar=PageGrammar())
     return Side(agent, lambda rollouts: trl_update(learner, rollouts))
 
 # %% ../nbs/80_benchmarks.ipynb #9af1b742
@@ -679,17 +682,17 @@ def _imagining(settings: BenchmarkSettings) -> tuple[ExperienceModel, str]:
     folder = Path(settings.run) / "experience_model"
     model = LanguageModel.load(settings.model, settings.rank, seed=settings.seed)
     if settings.run and folder.exists():
-        return ExperienceModel(model.load_adapter(folder)), "the experience model of a run"
-    return ExperienceModel(model, maximum_tokens=40), "an untrained model, stopped after 40 tokens"
+        return ExperienceModel(model.load_adapter(folder), grammar=PageGrammar()), "the experience model of a run"
+    return ExperienceModel(model, maximum_tokens=40, grammar=PageGrammar()), "an untrained model, stopped after 40 tokens"
 
 
 def imagination(settings: BenchmarkSettings) -> list[Row]:
     "Imagined steps a second against steps of a real browser."
-    from dreamgym.environments import MiniWobBatch, find_browser
+    from dreamgym.suites.miniwob import MiniWobBatch, find_browser
 
     find_browser()
     model, note = _imagining(settings)
-    steps = annotated_steps([t for t in sample_trajectories() if t.task.kind in QUICK_KINDS])[:settings.queries]
+    steps = annotated_steps([t for t in sample_trajectories() if t.task.kind in QUICK_KINDS], PageGrammar())[:settings.queries]
     tasks = [make_task(kind, number) for number in range(3) for kind in QUICK_KINDS]
     with MiniWobBatch(browsers=3, maximum_steps=6) as pages:
         def imagine(ahead: int = model.model.ahead) -> float:

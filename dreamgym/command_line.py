@@ -155,7 +155,7 @@ def reproduce(
     """
     sources = {path.stem: path for path in chapter_paths()}
     chosen = [sources[name] for name in choose_chapters(list(sources), chapters)]
-    opened = Run.open(Path(run).expanduser().resolve() if run else "", Scale.named(scale), seed)
+    opened = Run.open(Path(run).expanduser().resolve() if run else "", Scale.named(scale).name, seed)
     start, console = time.monotonic(), Console(force_jupyter=False, highlight=False)
     typer.echo(f"run directory: {short_path(opened.path.resolve())}")
     if not all(is_done(opened, source) for source in chosen):
@@ -251,7 +251,7 @@ def experiment(
     _prepare_machine()
     if len(numbers) == 1:
         with set_variables(kernel_variables(size)):
-            run_stages(Run.open("", size, numbers[0]), baseline, path)
+            run_stages(Run.open("", size.name, numbers[0]), baseline, path)
     else:  # a process each: memory is given back, and threads see their settings
         words = ["experiment", "--scale", size.name, "--output", str(path), *(["--baseline"] if baseline else [])]
         start = [sys.executable, "-P", "-c", "from dreamgym.command_line import main; main()"]
@@ -313,7 +313,7 @@ def _load_agent(folder: Path, scale: Scale):
 # %% ../nbs/93_command_line.ipynb #fcdf680e
 def _panel_tasks(panel: str, kinds: Sequence[str], size: int) -> tuple[list, int]:
     "The first tasks of each type, every type once, and how many of a type the panel has for that."
-    from dreamgym.environments import load_panel
+    from dreamgym.suites.miniwob import load_panel
 
     piles = [load_panel(panel, [kind])[:size] for kind in dict.fromkeys(kinds)]
     played = max(map(len, piles))
@@ -338,7 +338,7 @@ def _check_output(path: Path) -> None:
 def _measure(agent, tasks, sizes: Scale, temperature: float):
     "One real episode a task, with a line of progress on a terminal."
     from dreamgym import evaluation
-    from dreamgym.environments import MiniWobBatch
+    from dreamgym.suites.miniwob import MiniWobBatch
 
     console = Console(stderr=True, force_jupyter=False)
     with MiniWobBatch(sizes.browsers, sizes.maximum_steps) as environment, console.status("starting browsers") as status:
@@ -357,7 +357,8 @@ def evaluate(
     json_file: Annotated[str, typer.Option("--json", help="Also write the numbers to this file.")] = "",
 ) -> None:
     "Measure a saved agent on a frozen panel of real pages."
-    from dreamgym.environments import find_browser, panel_hash
+    from dreamgym.suites.miniwob import panel_hash
+    from dreamgym.suites.miniwob import find_browser
 
     sizes = Scale.named(scale)
     names = [name.strip() for name in kinds.split(",") if name.strip()] or list(sizes.kinds)
@@ -398,7 +399,8 @@ def play_dream(
     ask: Callable[[str], str] = input,  # where actions come from
 ) -> float | None:  # the reward; None when the player left
     "One episode inside the experience model."
-    from dreamgym.environments import InvalidAction, check_action, parse_action
+    from dreamgym.environments import InvalidAction
+    from dreamgym.pages import check_action, parse_action
 
     state, _ = environment.reset(options={"task": task})
     console.print(dream_panel("goal", task.goal, "cyan"), dream_panel("page", state))
@@ -432,7 +434,8 @@ def _existing_run(run: str):
 
 def _dream_task(run: Run, kind: str, seed: int):
     "A first page to dream from: of the run's own start tasks."
-    from dreamgym.environments import KINDS, start_tasks
+    from dreamgym.environments import start_tasks
+    from dreamgym.suites.miniwob import KINDS
     from dreamgym.runs import derive_seed
 
     tasks = [task for task in start_tasks(run) if kind in ("", task.kind)]

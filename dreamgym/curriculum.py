@@ -9,7 +9,6 @@ __all__ = ['reward_variance', 'task_values', 'kind_values', 'cluster_groups', 'c
            'parse_variation', 'structural_problem', 'Judged', 'judge_variations', 'balanced', 'mix_tasks']
 
 # %% ../nbs/13_curriculum.ipynb #dc863179
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .environments import StateError, parse_state
+from .environments import ANY_TEXT, Grammar, StateError
 from .runs import derive_seed
 from .trajectories import DreamgymError, Task
 
@@ -97,53 +96,28 @@ def parse_variation(
     text: str,  # what the model wrote
     parent: Task,  # the task that is varied
     name: str,  # suffix of the new id
+    grammar: Grammar = ANY_TEXT,  # of the world
 ) -> Task:  # a synthetic task with goal and first page
     "Parse an invented task strictly; `StateError` where the text is none."
     goal, separator, page = text.strip().partition("\nPage:\n")
     if not separator or not goal.strip() or "\n" in goal.strip():
         raise StateError("An invented task is one line of goal, a line `Page:` and the lines of a page.")
-    parse_state(page)
+    grammar.check_state(page)
     root = parent.parent or parent.id
     return Task(id=f"{root}~{name}", kind=parent.kind, seed=parent.seed, goal=goal.strip(), start_state=page,
                 synthetic=True, parent=root)
-
-# %% ../nbs/13_curriculum.ipynb #d0d829ca
-def _skeleton(goal: str, state: str = "") -> str:
-    "A goal with its names taken out: what is left tells the type of task."
-    bare = re.sub(r"\b\d+(?:st|nd|rd|th)\b", "Nth", re.sub(r'"[^"]*"', '""', goal))
-    for text in sorted(_texts(state), key=len, reverse=True):
-        bare = re.sub(rf"(?<!\w){re.escape(text)}(?!\w)", "_", bare)
-    return " ".join(re.sub(r"_(?:, _)+", "_", bare).split())
-
-
-def _texts(state: str) -> set[str]:
-    return {text for e in parse_state(state) if e.id is not None for text in (e.text, *e.options) if text}
-
-
-def _named_on_page(goal: str, state: str) -> list[bool]:
-    "For each quoted text of a goal: does an element of the page carry it?"
-    return [text in _texts(state) for text in re.findall(r'"([^"]*)"', goal)]
 
 # %% ../nbs/13_curriculum.ipynb #53b85d8c
 def structural_problem(
     task: Task,  # a variation
     parent: Task,  # what it varies
     known: set[tuple[str, str]] = frozenset(),  # (goal, page) of tasks that exist already
+    grammar: Grammar = ANY_TEXT,  # knows what is realistic in its world
 ) -> str:  # why it is unrealistic, or "" for none
-    "Checks that need no model: new, of the same type, playable."
-    elements = parse_state(task.start_state)
+    "Checks that need no model: new, with a first state, and what the grammar has to say."
     if (task.goal, task.start_state) in {*known, (parent.goal, parent.start_state)}:
         return "not new"
-    if not any(e.id is not None for e in elements):
-        return "nothing to act on"
-    if _skeleton(task.goal, task.start_state) != _skeleton(parent.goal, parent.start_state):
-        return "another type of task"
-    if {e.tag for e in elements} != {e.tag for e in parse_state(parent.start_state)}:
-        return "another kind of page"
-    before, now = (_named_on_page(t.goal, t.start_state) for t in (parent, task))
-    if any(was and not is_still for was, is_still in zip(before, now, strict=True)):
-        return "the page lacks what the goal names"
-    return ""
+    return grammar.variation_problem(task, parent) if task.start_state else "no first state"
 
 # %% ../nbs/13_curriculum.ipynb #90b233a8
 class Judged(NamedTuple):
@@ -160,6 +134,7 @@ def judge_variations(
     try_out: Callable[[Sequence[Task]], list[str]] | None = None,  # a simulated check: task -> problem or ""
     known: set[tuple[str, str]] = frozenset(),
     seed: int = 0,  # names the new tasks
+    grammar: Grammar = ANY_TEXT,  # of the world
 ) -> list[Judged]:
     "Parse, check the structure, then try the rest out in simulation."
     judged, seen = [], set(known)
@@ -168,8 +143,8 @@ def judge_variations(
             judged.append(Judged(None, "cut off at its token limit", ""))
             continue
         try:
-            task = parse_variation(text, parent, f"{derive_seed(seed, parent.id, number) % 16**5:05x}")
-            problem = structural_problem(task, parent, seen)
+            task = parse_variation(text, parent, f"{derive_seed(seed, parent.id, number) % 16**5:05x}", grammar)
+            problem = structural_problem(task, parent, seen, grammar)
             seen.add((task.goal, task.start_state))
         except StateError as error:
             task, problem = None, str(error)

@@ -25,25 +25,16 @@ import numpy as np
 from fastcore.basics import patch
 
 # %% ../nbs/11_experience_model.ipynb #44be7434
-from dreamgym.cot_annotation import (
-    annotated_data,
-    describe_action,
-    mask_quoted,
-    text_of_trace,
-    trace_fault,
-    trace_text,
-)
+from .cot_annotation import annotated_data
 from dreamgym.environments import (
+    ANY_TEXT,
     BatchEnvironment,
+    Grammar,
     InvalidAction,
     StateError,
     StepResult,
     TextEnvironment,
-    check_action,
-    misspelled,
-    parse_action,
-    parse_state,
-    render_element,
+    suite_of,
     task_of,
 )
 from .language_model import Embedder, Example, LanguageModel
@@ -77,21 +68,23 @@ class Query(NamedTuple):
     demonstrations: tuple[Demonstration, ...] = ()  # d_1 ... d_k, most similar first
 
 
-def demonstration_of(task: Task, transition: Transition) -> Demonstration:
+def demonstration_of(task: Task, transition: Transition, grammar: Grammar) -> Demonstration:
     "A transition as a demonstration."
-    outcome = "goes on" if not transition.done else "success" if transition.reward else "failure"
-    return Demonstration(task.goal, describe_action(transition.action, transition.state), outcome)
+    outcome = "goes on" if not transition.done else "success" if transition.won else "failure"
+    return Demonstration(task.goal, grammar.describe(transition.action, transition.state), outcome)
 
 # %% ../nbs/11_experience_model.ipynb #3969b71e
 def experience_prompt(
     query: Query,  # what is asked
     history_length: int = 2,  # past steps that are shown
     reasoning: bool = True,  # False asks for the answer without a trace (an ablation)
+    grammar: Grammar = ANY_TEXT,  # says the action in words
 ) -> str:  # the prompt; the model's answer follows it
     "Task, page, history, demonstrations, action. What many queries share stands first and is computed once."
     past = query.history[-history_length:] if history_length else ()
     seen = [f"Seen: {d.goal} -> {d.action} -> {d.outcome}" for d in reversed(query.demonstrations)]
-    action = f"Action: {query.action} = {describe_action(query.action, query.state)}"
+    words = grammar.describe(query.action, query.state)
+    action = f"Action: {query.action} = {words}" if words != query.action else f"Action: {query.action}"
     before = ["Past: " + "; ".join(past)] if past else []
     return "\n".join([f"Task: {query.task.goal}", "Page:", query.state, *before, *seen, action,
                       "Think:" if reasoning else "Think: -\n"])
@@ -107,6 +100,7 @@ class ExperienceExample(NamedTuple):
 
 def annotated_steps(
     trajectories: Sequence[Trajectory],  # annotated
+    grammar: Grammar = ANY_TEXT,  # says past actions in words
 ) -> list[ExperienceExample]:  # distinct steps: equal task, page, action and history only once
     "All distinct transitions with their history in words."
     output, seen = [], set()
@@ -114,11 +108,11 @@ def annotated_steps(
         history: tuple[str, ...] = ()
         for step in trajectory.transitions:
             key = (trajectory.task.id, step.state, step.action, history)
-            if key not in seen and not step.invalid:
+            if key not in seen and not step.invalid and not step.broken:
                 seen.add(key)
                 query = Query(trajectory.task, step.state, step.action, history)
                 output.append(ExperienceExample(query, step, episode))
-            history = (*history, describe_action(step.action, step.state))
+            history = (*history, grammar.describe(step.action, step.state))
     return output
 
 # %% ../nbs/11_experience_model.ipynb #58c9c444
@@ -131,61 +125,22 @@ class Imagined(NamedTuple):
     done: bool
     valid: bool = True  # False: the text could not be parsed and counts as a failure
     text: str = ""  # what the model wrote
-    doubt: str = ""  # why a success that the model claimed was not believed, see `trace_fault`
+    doubt: str = ""  # why a success that the model claimed was not believed, see `Grammar.doubt`
 
 
 def render_answer(
     transition: Transition,  # with its reasoning
+    grammar: Grammar = ANY_TEXT,  # writes what is new in the next page
 ) -> tuple[str, str]:  # the reasoning part, and the part with reward and next page
-    """The two parts of an answer. The next page is spelled out only where it is new.
-
-    `same` keeps the page, `edit` replaces lines by their id, `page` gives all lines.
-    """
+    "The two parts of an answer. The next page is a change of the one before, see `Grammar.change`."
     reasoning = f" {transition.reasoning}\n"
     if transition.done:
-        return reasoning, "=> success" if transition.reward else "=> failure"
-    return reasoning, "=> goes on\n" + _render_change(transition.state, transition.next_state)
-
-
-def _render_change(before: str, after: str) -> str:
-    if before == after:
-        return "same"
-    old, new = parse_state(before), parse_state(after)
-    if [(e.id, e.tag) for e in old] == [(e.id, e.tag) for e in new]:
-        changed = [(a, b) for a, b in zip(old, new, strict=True) if a != b]
-        if all(a.id is not None for a, b in changed):
-            return "\n".join(["edit", *(render_element(b) for _, b in changed)])
-    return "page\n" + after
+        return reasoning, "=> success" if transition.won else "=> failure"
+    return reasoning, "=> goes on\n" + grammar.change(transition.state, transition.next_state)
 
 # %% ../nbs/11_experience_model.ipynb #418d7eff
 class AnswerError(DreamgymError):
     "An answer of the model that does not follow the form."
-
-
-def _apply_edit(before: str, lines: Sequence[str]) -> str:
-    rows = {e.id: i for i, e in enumerate(parse_state(before)) if e.id is not None}
-    page = before.split("\n")
-    for line in lines:
-        match = re.match(r"\[(\d+)\]", line)
-        if not match or int(match[1]) not in rows:
-            raise AnswerError(f"An edit names no line of the page: {line[:60]!r}.")
-        page[rows[int(match[1])]] = line
-    return "\n".join(page)
-
-
-def _parse_change(before: str, lines: Sequence[str]) -> str:
-    if list(lines) == ["same"]:
-        return before
-    if len(lines) > 1 and lines[0] == "edit":
-        after = _apply_edit(before, lines[1:])
-    elif len(lines) > 1 and lines[0] == "page":
-        after = "\n".join(lines[1:])
-    else:
-        raise AnswerError("The next page is neither `same`, nor `edit` with lines, nor `page` with lines.")
-    if after in (END_STATE, FAILURE_STATE):
-        raise AnswerError("A special page stands only at the end of an episode.")
-    parse_state(after)  # raises StateError where a line is no line of a page
-    return after
 
 # %% ../nbs/11_experience_model.ipynb #1718590f
 def _no_answer(text: str) -> Imagined:
@@ -196,6 +151,7 @@ def _no_answer(text: str) -> Imagined:
 def parse_answer(
     text: str,  # what the model wrote
     state: str,  # the page before the action
+    grammar: Grammar = ANY_TEXT,  # reads what is new in the next page
 ) -> Imagined:  # an unparsable answer is a failure, with `valid` False
     "Parse an answer strictly. Nothing in it is ever executed."
     try:
@@ -207,14 +163,14 @@ def parse_answer(
             return Imagined(reasoning, END_STATE, float(lines == ["=> success"]), True, True, text)
         if lines[0] != "=> goes on":
             raise AnswerError(f"Not an outcome: {lines[0][:40]!r}.")
-        return Imagined(reasoning, _parse_change(state, lines[1:]), 0.0, False, True, text)
+        return Imagined(reasoning, grammar.apply(state, "\n".join(lines[1:])), 0.0, False, True, text)
     except (AnswerError, StateError):
         return _no_answer(text)
 
 # %% ../nbs/11_experience_model.ipynb #d3af14d9
-def transition_text(goal: str, state: str, action: str) -> str:
+def transition_text(goal: str, state: str, action: str, grammar: Grammar = ANY_TEXT) -> str:
     "What is embedded of a step: the action in words, the task and the page, φ(s, a) of the paper."
-    return f"{describe_action(action, state)} | {goal} | {state}"
+    return f"{grammar.describe(action, state)} | {goal} | {state}"
 
 # %% ../nbs/11_experience_model.ipynb #f72c0460
 def nearest_rows(
@@ -237,12 +193,13 @@ def ground(
     k: int,  # demonstrations a query
     keep: float = 1.0,  # share of the queries that get any (the model must also cope without)
     seed: int = 0,  # chooses which
+    grammar: Grammar = ANY_TEXT,  # says actions in words
 ) -> list[ExperienceExample]:  # the same steps with demonstrations
     "Give every query its k nearest steps of other tasks, but none with its own goal, page and action: that is no hint."
-    texts = [transition_text(s.query.task.goal, s.query.state, s.query.action) for s in steps]
+    texts = [transition_text(s.query.task.goal, s.query.state, s.query.action, grammar) for s in steps]
     vectors = embedder.embed(texts)
     nearest = nearest_rows(vectors, [s.query.task.id for s in steps], k, texts)
-    shown = [demonstration_of(s.query.task, s.transition) for s in steps]
+    shown = [demonstration_of(s.query.task, s.transition, grammar) for s in steps]
     random = np.random.default_rng(derive_seed(seed, "demonstrations"))
     output = []
     for step, rows in zip(steps, nearest, strict=True):
@@ -256,11 +213,13 @@ class ExperienceModel:
 
     def __init__(
         self,
-        model: LanguageModel,  # with its adapter
+        model: LanguageModel,  # with its adapter; for imagining any sampler will do
         history_length: int = 2,  # past steps in the prompt
         maximum_tokens: int = 200,  # of one answer
+        grammar: Grammar = ANY_TEXT,  # of the world that is imagined
     ):
         self.model, self.history_length, self.maximum_tokens = model, history_length, maximum_tokens
+        self.grammar = grammar
         self.answers: dict[tuple, Imagined] = {}  # one answer per distinct question
         self.retrieve: Retriever | None = None  # finds demonstrations; see chapter 12
         self.asked = self.unparsable = self.doubted = 0
@@ -269,7 +228,7 @@ class ExperienceModel:
 
     def prompt(self, query: Query) -> str:
         "The text that is asked."
-        return experience_prompt(query, self.history_length, self.reasoning)
+        return experience_prompt(query, self.history_length, self.reasoning, self.grammar)
 
 # %% ../nbs/11_experience_model.ipynb #812fdce3
 @patch
@@ -280,17 +239,16 @@ def example(
     reasoning: bool = True,  # False: the answer without the trace
 ) -> Example:  # for `LanguageModel.train_supervised`
     "Prompt and answer as token ids; the outcome tokens may weigh more."
-    trace, result = render_answer(step.transition)
+    trace, result = render_answer(step.transition, self.grammar)
     outcome, _, page = result.partition("\n")
-    own = mask_quoted(trace)
-    start = own.find(" Check: ") if " Check: " in own else own.rfind(" This ends")
-    facts, verdict = (trace[:start], trace[start:]) if start >= 0 else (trace, "")  # what is seen, and the judgement
+    start = self.grammar.judgement(trace)
+    facts, verdict = trace[:start], trace[start:]  # what is seen, and the judgement
     parts = [(facts, 1.0), (verdict, outcome_weight)] if reasoning else []
     parts += [(outcome, outcome_weight), ("\n" + page if page else "", 1.0)]
     pieces = [(self.model.encode(text), weight) for text, weight in parts if text]
     completion = [token for ids, _ in pieces for token in ids] + [self.model.end]
     weights = [weight for ids, weight in pieces for _ in ids] + [1.0]
-    prompt = experience_prompt(step.query, self.history_length, reasoning)
+    prompt = experience_prompt(step.query, self.history_length, reasoning, self.grammar)
     return Example(self.model.encode(prompt), completion, weights)
 
 # %% ../nbs/11_experience_model.ipynb #c153ba2e
@@ -326,14 +284,14 @@ def _complete(
     output = []
     for query, start, sample in zip(queries, starts, samples, strict=True):
         text, whole = none + start + self.model.decode(sample.tokens), sample.tokens[-1:] == [self.model.end]
-        answer = parse_answer(text, query.state) if whole else _no_answer(text)  # else cut at `maximum_tokens`
-        output.append(_without_slip(answer, query) if self.suspicious else answer)
+        answer = parse_answer(text, query.state, self.grammar) if whole else _no_answer(text)  # else cut at `maximum_tokens`
+        output.append(_without_slip(answer, query, self.grammar) if self.suspicious else answer)
     return output
 
 
-def _without_slip(answer: Imagined, query: Query) -> Imagined:
+def _without_slip(answer: Imagined, query: Query, grammar: Grammar) -> Imagined:
     "A success whose own trace speaks against it is a failure."
-    fault = trace_fault(answer.reasoning, query.task.goal, query.state) if answer.reward else ""
+    fault = grammar.doubt(answer.reasoning, query.task, query.state) if answer.reward else ""
     return answer._replace(reward=0.0, doubt=fault) if fault else answer
 
 # %% ../nbs/11_experience_model.ipynb #e76fb3fa
@@ -380,7 +338,7 @@ def _piles(steps: Sequence[ExperienceExample], random: np.random.Generator) -> d
     piles: dict[tuple, list[int]] = {}
     for i in random.permutation(len(steps)).tolist():
         step = steps[i]
-        piles.setdefault((step.query.task.kind, step.transition.done, step.transition.reward), []).append(i)
+        piles.setdefault((step.query.task.kind, step.transition.done, float(step.transition.won)), []).append(i)
     for kind in {key[0] for key in piles}:
         won, lost = piles.get((kind, True, 1.0), []), piles.get((kind, True, 0.0), [])
         most = 1.25 * min(len(won), len(lost))
@@ -437,54 +395,13 @@ def fit(
     return losses
 
 # %% ../nbs/11_experience_model.ipynb #8c8e4f81
-_VERDICT = re.compile(r"( (?:yes|no|not complete|complete)(?=[,.]))")
-_PAIR = re.compile(r"(?:: |, )([^,:]+?) for ([^,]+?) yes")
-
-
-def _judgement(model: LanguageModel, trace: tuple[str, str], weight: float) -> Example:
-    "Facts and comparison as an example: loss on the verdicts and on what follows, none on facts and compared texts."
-    facts, clause = trace
-    edges = [edge for match in _VERDICT.finditer(mask_quoted(clause)) for edge in match.span()]
-    parts = [clause[start:stop] for start, stop in pairwise([0, *edges, len(clause)])]  # text and verdict in turn
-    weighed = [(part, weight if i % 2 or i == len(parts) - 1 else 0.0) for i, part in enumerate(parts)]
-    ids = [(model.encode(text), share) for text, share in weighed if text]
+def _judgement(model: LanguageModel, pieces: Sequence[tuple[str, bool]], weight: float) -> Example:
+    "An ending as an example: its facts are given, loss is on the pieces that carry some."
+    (facts, _), *rest = pieces
+    ids = [(model.encode(text), weight if counts else 0.0) for text, counts in rest if text]
     completion = [token for tokens, _ in ids for token in tokens] + [model.end]
     weights = [share for tokens, share in ids for _ in tokens] + [1.0]
     return Example(model.encode("Think:") + model.encode(facts), completion, weights)
-
-
-def _right_pairs(clause: str) -> list[tuple[str, int, int]]:
-    "Texts that a comparison found equal, and where each pair begins and ends."
-    found = _PAIR.finditer(mask_quoted(clause))
-    return [(clause[slice(*m.span(1))], m.start(1), m.end()) for m in found
-            if clause[slice(*m.span(1))] == clause[slice(*m.span(2))]]
-
-# %% ../nbs/11_experience_model.ipynb #708028c1
-def _exchange(trace: str, old: str, new: str) -> str:
-    "Put another text in the place of one, wherever it stands whole and not inside a quoted one."
-    own, mask = mask_quoted(trace), mask_quoted(old)
-    whole = re.compile(rf"(?<!\w){re.escape(old)}(?!\w)")
-    return whole.sub(lambda match: new if own[slice(*match.span())] == mask else match[0], trace)
-
-
-def _varied(trace: tuple[str, str], random: np.random.Generator, wrong: bool) -> tuple[str, str]:
-    "A right comparison with another text on both sides; where `wrong`, with a typing error on one."
-    facts, clause = trace
-    name = str(random.choice([text for text, _, _ in _right_pairs(clause)]))
-    other = misspelled(text_of_trace(name), random)
-    drawn = (misspelled(other, random) for _ in range(9))
-    held = next((trace_text(text) for text in drawn if trace_text(text) != trace_text(other)), "nothing")
-    other = trace_text(other)
-    held = held if wrong else other
-    cut = mask_quoted(facts).find(". It ")  # before it stands what is named, behind it what is touched
-    facts = _exchange(facts[:cut], name, other) + _exchange(facts[cut:], name, held)
-    for text, start, stop in reversed(_right_pairs(clause)):
-        if text == name:
-            clause = clause[:start] + f"{held} for {other} {'no' if wrong else 'yes'}" + clause[stop:]
-    place = mask_quoted(clause).rfind(", complete")
-    if wrong and place >= 0:
-        clause = clause[:place] + ", not complete" + clause[place + len(", complete"):]
-    return facts, clause.replace("well.\n=> success", "badly.\n=> failure") if wrong else clause
 
 # %% ../nbs/11_experience_model.ipynb #8c8e4f83
 def judgement_examples(
@@ -493,25 +410,26 @@ def judgement_examples(
     count: int,  # examples in all; where the data has fewer, right comparisons are varied
     weight: float = 1.0,  # of the verdicts
     seed: int = 0,
+    grammar: Grammar = ANY_TEXT,  # knows which endings can be practised; by default none
 ) -> list[Example]:  # task types and outcomes in turn
     "Traces without their pages: many verdicts for few tokens."
     random, piles, seen = np.random.default_rng(derive_seed(seed, "judgements")), {}, Counter()
     for i in random.permutation(len(steps)).tolist():
         step = steps[i].transition
-        trace, result = render_answer(step)
-        own = mask_quoted(trace)
-        start = own.find(" Check:")
-        facts, clause = trace[:start], trace[start:]
-        if step.done and start >= 0 and " for " in own[start:] and seen[clause] < 4:  # where few texts occur, all pairs come several times
+        text = "".join(render_answer(step, grammar))
+        pieces = grammar.practice(text) if step.done else None
+        clause = text[len(pieces[0][0]):] if pieces else ""
+        if pieces and seen[clause] < 4:  # where few texts occur, all pairs come several times
             seen[clause] += 1
-            piles.setdefault((steps[i].query.task.kind, step.reward), []).append((facts, clause + result))
-    right = [pair for key, pile in piles.items() if key[1] for pair in pile if _right_pairs(pair[1])]
-    traces: list[tuple[str, str]] = []
-    while len(traces) < count and any(piles.values()):
-        traces += [piles[key].pop() for key in sorted(piles) if piles[key]][:count - len(traces)]
-    while len(traces) < count and right:
-        traces.append(_varied(right[len(traces) % len(right)], random, wrong=len(traces) // len(right) % 2 == 1))
-    return [_judgement(model, trace, weight) for trace in traces]
+            piles.setdefault((steps[i].query.task.kind, float(step.won)), []).append(text)
+    right = [text for key, pile in piles.items() if key[1] for text in pile
+             if grammar.practice(text, np.random.default_rng(0))]
+    found: list = []
+    while len(found) < count and any(piles.values()):
+        found += [grammar.practice(piles[key].pop()) for key in sorted(piles) if piles[key]][:count - len(found)]
+    while len(found) < count and right:
+        found.append(grammar.practice(right[len(found) % len(right)], random, wrong=len(found) // len(right) % 2 == 1))
+    return [_judgement(model, pieces, weight) for pieces in found]
 
 # %% ../nbs/11_experience_model.ipynb #58143a5e
 class DreamBatch(BatchEnvironment):
@@ -522,7 +440,7 @@ class DreamBatch(BatchEnvironment):
         model: ExperienceModel,  # imagines
         maximum_steps: int = 8,  # then an episode is truncated
     ):
-        self.model, self.maximum_steps, self.transitions = model, maximum_steps, 0
+        self.model, self.maximum_steps, self.transitions, self.grammar = model, maximum_steps, 0, model.grammar
         self.tasks: list[Task] = []
 
     def reset_batch(self, tasks: Sequence[Task]) -> list[Task]:
@@ -543,7 +461,7 @@ def _ask(self: DreamBatch, asked: dict[int, str]) -> dict[int, Imagined]:
     output, queries = {}, {}
     for i, action in asked.items():
         try:
-            check_action(parse_action(action), self.states[i])
+            self.grammar.check_action(action, self.states[i])
             queries[i] = Query(self.tasks[i], self.states[i], action.strip(), self.histories[i])
         except InvalidAction as error:
             output[i] = Imagined(str(error), FAILURE_STATE, 0.0, True, False)
@@ -558,7 +476,7 @@ def step_batch(self: DreamBatch, actions: Sequence[str | None]) -> list[StepResu
     for i, answer in answers.items():
         self.transitions += 1
         self.steps[i] += 1
-        self.histories[i] += (describe_action(actions[i], self.states[i]),)
+        self.histories[i] += (self.grammar.describe(actions[i], self.states[i]),)
         self.states[i] = answer.state
         truncated = not answer.done and self.steps[i] >= self.maximum_steps
         info = {"reasoning": answer.reasoning}
@@ -635,8 +553,8 @@ def judge_answers(
 ) -> dict[str, float | None]:  # rates between 0 and 1, None where no step could show it; and counts
     "Reward confusion, termination accuracy, exact and line-level page match."
     pairs = [(s.transition, a) for s, a in zip(steps, answers, strict=True)]
-    won = [a.done and a.reward > 0 for t, a in pairs if t.done and t.reward]
-    lost = [a.done and a.reward == 0 and a.valid for t, a in pairs if t.done and not t.reward]
+    won = [a.done and a.reward > 0 for t, a in pairs if t.won]
+    lost = [a.done and a.reward == 0 and a.valid for t, a in pairs if t.done and not t.won]
     going = [(t, a) for t, a in pairs if not t.done]
     lines = [np.mean([x == y for x, y in zip(t.next_state.split("\n"), a.state.split("\n"), strict=False)])
              if a.valid and t.next_state.count("\n") == a.state.count("\n") else 0.0 for t, a in going]
@@ -654,10 +572,15 @@ def judge_answers(
 # %% ../nbs/11_experience_model.ipynb #2c8c65d8
 def split_steps(
     steps: Sequence[ExperienceExample],
-    every: int = 6,  # one task in so many is held out
+    every: int = 6,  # one task in so many of each type is held out
 ) -> tuple[list[ExperienceExample], list[ExperienceExample]]:  # for training, held out
-    "Hold out whole tasks, never single steps."
-    held = {s.query.task.id for s in steps if s.query.task.seed % every == every - 1}
+    "Hold out whole tasks, never single steps; which ones depends on their order only."
+    places, seen = {}, Counter()
+    for task in (s.query.task for s in steps):
+        if task.id not in places:
+            places[task.id] = seen[task.kind]
+            seen[task.kind] += 1
+    held = {name for name, place in places.items() if place % every == every - 1}
     return [s for s in steps if s.query.task.id not in held], [s for s in steps if s.query.task.id in held]
 
 # %% ../nbs/11_experience_model.ipynb #5e4978d7
@@ -674,20 +597,22 @@ def repeated_steps(
 def new_experience_model(run: Run) -> ExperienceModel:
     "An untrained experience model of a run's size."
     model = LanguageModel.load(run.scale.model, run.scale.lora_rank, seed=derive_seed(run.seed, "experience"))
-    return ExperienceModel(model, run.scale.history_length)
+    suite = suite_of(run)
+    return ExperienceModel(model, run.scale.history_length, suite.answer_tokens, suite.grammar)
 
 
 def training_steps(run: Run) -> list[ExperienceExample]:
     "The annotated steps of a run that the model learns from, grounded."
-    steps = annotated_steps(read_trajectories(annotated_data(run)))
-    return split_steps(ground(steps, Embedder(), run.scale.retrieved, keep=0.7, seed=run.seed))[0]
+    grammar = suite_of(run).grammar
+    steps = annotated_steps(read_trajectories(annotated_data(run)), grammar)
+    return split_steps(ground(steps, Embedder(), run.scale.retrieved, 0.7, run.seed, grammar))[0]
 
 
 def recorded_steps(
     run: Run,
 ) -> tuple[list[ExperienceExample], list[ExperienceExample]]:  # for training, held out
     "The annotated steps of a run, without demonstrations: those come from the buffer of chapter 12."
-    return split_steps(annotated_steps(read_trajectories(annotated_data(run))))
+    return split_steps(annotated_steps(read_trajectories(annotated_data(run)), suite_of(run).grammar))
 
 
 def held_out_steps(run: Run) -> list[ExperienceExample]:
@@ -704,7 +629,8 @@ def experience_model(
         model = new_experience_model(run)
         tasks = [s.query.task for s in training]
         extra = variation_examples(model.model, tasks, sizes.variation_examples, run.seed)
-        extra += judgement_examples(model.model, training, sizes.judgement_examples, sizes.outcome_weight, run.seed)
+        extra += judgement_examples(model.model, training, sizes.judgement_examples, sizes.outcome_weight, run.seed,
+                                    model.grammar)
         losses = model.fit(
             training, sizes.experience_epochs, sizes.experience_token_budget, sizes.experience_learning_rate,
             sizes.outcome_weight, extra, derive_seed(run.seed, "experience"),

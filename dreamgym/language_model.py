@@ -38,7 +38,7 @@ from fastcore.basics import patch
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .runs import _disk_is_full, cache_folder, derive_seed
+from .runs import disk_is_full, cache_folder, derive_seed
 from .trajectories import DreamgymError, atomic_write_json
 
 # %% ../nbs/07_language_model.ipynb #a1733645
@@ -130,7 +130,7 @@ def _make_model_folder(name: str, target: Path) -> None:
         atomic_write_json(model / "hashes.json", {p.name: file_sha256(p) for p in model.iterdir() if p.is_file()})
         os.replace(model, target)
     except Exception as error:
-        if _disk_is_full(error):
+        if disk_is_full(error):
             raise WeightsError(f"The disk is full: the weights {name} need about 1 GB in {target.parent} while they "
                                "are made; free some space and run the same command again.") from error
         raise

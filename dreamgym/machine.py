@@ -105,7 +105,7 @@ def _program_version(path: str) -> str:
 
 # %% ../nbs/91_machine.ipynb #74af270f
 def _check_browser() -> list[Check]:
-    from dreamgym.environments import INSTALL_COMMAND, BrowserMissing, find_browser, find_driver
+    from dreamgym.suites.miniwob import BrowserMissing, INSTALL_COMMAND, find_browser, find_driver
 
     try:
         browser = find_browser()
@@ -131,7 +131,8 @@ def _check_browser() -> list[Check]:
 
 def _check_page() -> Check:
     "Programs that are there need not work together, so one page is really shown and read."
-    from dreamgym.environments import Browser, make_task
+    from dreamgym.environments import make_task
+    from dreamgym.suites.miniwob import Browser
 
     start, browser = time.monotonic(), Browser()
     try:
@@ -145,7 +146,7 @@ def _check_page() -> Check:
 
 # %% ../nbs/91_machine.ipynb #dd740c85
 def _has_browser() -> bool:
-    from dreamgym.environments import BrowserMissing, find_browser
+    from dreamgym.suites.miniwob import BrowserMissing, find_browser
 
     try:
         return bool(find_browser())
@@ -200,7 +201,7 @@ def fetch_missing(
     say: Callable[[str], object] = print,  # is told what is done, and where things lie
 ) -> None:
     "Find or install a browser, and fetch the two small models."
-    from dreamgym.environments import install_browser
+    from dreamgym.suites.miniwob import install_browser
 
     chosen = os.environ.get("DREAMGYM_BROWSER")
     if not chosen and not _has_browser() and shutil.which("apt-get") and os.geteuid() == 0:

@@ -20,7 +20,8 @@ import numpy as np
 from fastcore.basics import patch
 from safetensors.numpy import load_file, save_file
 
-from .cot_annotation import annotated_data, describe_action
+from .cot_annotation import annotated_data
+from .environments import ANY_TEXT, Grammar, suite_of
 from dreamgym.experience_model import (
     Demonstration,
     ExperienceModel,
@@ -57,13 +58,14 @@ class Entry:
 # %% ../nbs/12_replay_buffer.ipynb #d323cbba
 def entries_of(
     trajectory: Trajectory,
+    grammar: Grammar = ANY_TEXT,  # says actions in words
 ) -> list[Entry]:  # one a transition, invalid actions left out
     "The steps of a trajectory as entries."
     output = []
     for step in trajectory.transitions:
-        if not step.invalid:
-            shown = demonstration_of(trajectory.task, step)
-            text = transition_text(trajectory.task.goal, step.state, step.action)
+        if not step.invalid and not step.broken:
+            shown = demonstration_of(trajectory.task, step, grammar)
+            text = transition_text(trajectory.task.goal, step.state, step.action, grammar)
             output.append(Entry(trajectory.task.id, *shown, text, trajectory.real))
     return output
 
@@ -75,10 +77,11 @@ class ReplayBuffer:
         self,
         embedder: Embedder,  # φ: texts to unit vectors
         k: int = 3,  # demonstrations a query
+        grammar: Grammar = ANY_TEXT,  # of the world
     ):
         import faiss
 
-        self.embedder, self.k, self.frozen = embedder, k, False
+        self.embedder, self.k, self.grammar, self.frozen = embedder, k, grammar, False
         self.entries: list[Entry] = []
         self.vectors = np.zeros((0, embedder.width), np.float32)
         self.index = faiss.IndexFlatIP(embedder.width)  # inner product of unit vectors = cosine
@@ -102,7 +105,7 @@ def add(
     if self.frozen:
         raise BufferError("The buffer is frozen (an evaluation is under way); call thaw() before adding.")
     new = []
-    for entry in (e for t in trajectories for e in entries_of(t)):
+    for entry in (e for t in trajectories for e in entries_of(t, self.grammar)):
         if (entry.task, entry.text) not in self._known:
             self._known.add((entry.task, entry.text))
             new.append(entry)
@@ -128,7 +131,7 @@ def nearest(
     k = self.k if k is None else k
     if not queries or not k or not len(self):
         return [[] for _ in queries]
-    texts = [transition_text(q.task.goal, q.state, q.action) for q in queries]
+    texts = [transition_text(q.task.goal, q.state, q.action, self.grammar) for q in queries]
     tasks, same = Counter(e.task for e in self.entries), Counter(e.text for e in self.entries)
     own = max(tasks[q.task.id] + same[text] for q, text in zip(queries, texts, strict=True))
     scores, rows = self.index.search(self.embedder.embed(texts), min(len(self), k + own))  # own ones drop out
@@ -237,9 +240,10 @@ def load(
     folder: Path,  # written by `save`
     embedder: Embedder,
     k: int = 3,
+    grammar: Grammar = ANY_TEXT,
 ) -> ReplayBuffer:
     "Read a saved buffer; a damaged one raises `BufferError`."
-    buffer, folder = cls(embedder, k), Path(folder)
+    buffer, folder = cls(embedder, k, grammar), Path(folder)
     if not folder.exists() and _previous(folder).exists():  # killed between the two renames of `save`
         folder = _previous(folder)
     try:
@@ -261,7 +265,7 @@ def replay_buffer(
 ) -> Path:  # buffer/ in the run directory
     "Seed the buffer with the offline trajectories of a run, once."
     def make(path: Path) -> None:
-        buffer = ReplayBuffer(Embedder(), run.scale.retrieved)
+        buffer = ReplayBuffer(Embedder(), run.scale.retrieved, suite_of(run).grammar)
         buffer.add(read_trajectories(annotated_data(run)))
         buffer.save(path)
         run.record("buffer", seeded=len(buffer))
@@ -274,6 +278,6 @@ def grounded_model(
 ) -> tuple[ExperienceModel, ReplayBuffer]:
     "The trained experience model of a run with its replay buffer behind it."
     model = load_experience_model(run)
-    buffer = ReplayBuffer.load(replay_buffer(run), Embedder(), run.scale.retrieved)
+    buffer = ReplayBuffer.load(replay_buffer(run), Embedder(), run.scale.retrieved, model.grammar)
     model.retrieve = buffer.demonstrations
     return model, buffer

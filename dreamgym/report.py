@@ -31,8 +31,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .environments import panel_hash
-from .runs import Run, derive_seed, read_config
+from .environments import suite_of
+from .runs import Run, read_config, derive_seed
 from dreamgym.trajectories import (
     END_STATE,
     FAILURE_STATE,
@@ -139,10 +139,10 @@ def open_run(
     if not (path / "config.json").exists():
         raise DreamgymError(f"{path} is no run directory (it has no config.json); make one with `dreamgym reproduce`.")
     config = read_config(path)
-    return Run.open(path, config["scale"], config["seed"])
+    return Run.open(path, config["scale"], config["seed"], config["suite"])
 
 # %% ../nbs/90_report.ipynb #8ca7a0e7
-AGENTS = {"warm_start": "warm start", "dream": "dream", "sim_to_real": "sim-to-real", "real": "real GRPO"}
+AGENTS = {"warm_start": "warm start", "rejection_sampling": "own successes (RFT)", "dream": "dream", "sim_to_real": "sim-to-real", "real": "real GRPO"}
 
 
 def _evaluations(run: Run) -> dict[str, dict]:
@@ -556,9 +556,9 @@ def compare_steps(
         from dreamgym.replay_buffer import grounded_model
 
         held, (model, _) = _held_out(run), grounded_model(run)
-        shown = [annotated_steps([t]) for t in choose_episodes(held, episodes)]
+        shown = [annotated_steps([t], model.grammar) for t in choose_episodes(held, episodes)]
         order = np.random.default_rng(derive_seed(run.seed, "endings")).permutation(len(held)).tolist()
-        last = [s for i in order if (s := annotated_steps([held[i]])[-1]).transition.done][:endings]
+        last = [s for i in order if (s := annotated_steps([held[i]], model.grammar)[-1]).transition.done][:endings]
         answers = iter(model.imagine([s.query for steps in [*shown, last] for s in steps]))
         answers, judged = [list(islice(answers, len(steps))) for steps in shown], list(zip(last, answers, strict=True))
         wrong = [(s, a) for s, a in judged if (a.done, a.reward) != (True, s.transition.reward)]
@@ -771,7 +771,7 @@ def _time_section(run: Run) -> str:
 
 
 def _origin_section(run: Run) -> str:
-    hashes = {r["panel_hash"] for r in evaluation_rows(run)} or {panel_hash()}
+    hashes = {r["panel_hash"] for r in evaluation_rows(run)} or {suite_of(run).panel_hash(run.scale.kinds)}
     facts = {"scale": run.scale.name, "seed": run.seed, "task panel (SHA-256)": ", ".join(sorted(hashes))} | versions()
     sizes = pd.DataFrame([(k, v if not isinstance(v, tuple) else ", ".join(v)) for k, v in vars(run.scale).items()],
                          columns=["size", "value"])

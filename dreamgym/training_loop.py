@@ -28,36 +28,35 @@ from dreamgym.curriculum import (
     mix_tasks,
     task_values,
 )
-from .environments import BatchEnvironment, MiniWobBatch, parse_state, start_tasks
-from .evaluation import development_tasks, first_gate, measure_fidelity, summarise
-from .experience_model import DreamBatch, ExperienceModel, Query
+from .environments import BatchEnvironment, start_tasks, suite_of
+from .evaluation import development_tasks, first_gate, measure_fidelity, real_environment, recorded_fidelity, summarise
+from .experience_model import DreamBatch, ExperienceModel, Imagined, Query
 from .policy_optimization import Learner, LearnerSettings
 from .replay_buffer import ReplayBuffer, grounded_model
 from .rollouts import Agent, Rollout, collect_rollouts, new_agent, warm_start
-from .runs import Run, Scale, derive_seed, give_memory_back
+from .runs import Run, Scale, give_memory_back, derive_seed
 from .trajectories import Task, Trajectory, atomic_write_json, read_json, write_trajectories
 
 # %% ../nbs/24_training_loop.ipynb #9d7cfdbf
 def try_out_in(
     model: ExperienceModel,  # where the check happens
-    actions: int = 3,  # clicks tried per task
+    actions: int = 3,  # tried per task
 ) -> Callable[[Sequence[Task]], list[str]]:  # for `curriculum.judge_variations`
-    "A task passes when the experience model can answer for its first page and not every click that is tried fails at once."
+    "A task passes when the model can answer for its first state and not every action that is tried fails at once."
     def check(tasks: Sequence[Task]) -> list[str]:
-        queries = [Query(task, task.start_state, f"click {e.id}") for task in tasks
-                   for e in [e for e in parse_state(task.start_state) if e.id is not None][:actions]]
+        queries = [Query(task, task.start_state, action) for task in tasks for action in model.grammar.trials(task, actions)]
         answers: dict[str, list] = {}
         for query, answer in zip(queries, model.imagine(queries), strict=True):
             answers.setdefault(query.task.id, []).append(answer)
-        return [_trial_problem(answers[task.id]) for task in tasks]
+        return [_trial_problem(answers.get(task.id, [])) for task in tasks]
 
     return check
 
 
-def _trial_problem(answers) -> str:
+def _trial_problem(answers: Sequence[Imagined]) -> str:
     if not all(a.valid for a in answers):
         return "the experience model has no answer"
-    return "" if any(not a.done or a.reward for a in answers) else "every click fails"
+    return "every action fails" if answers and not any(not a.done or a.reward for a in answers) else ""
 
 # %% ../nbs/24_training_loop.ipynb #3d3d89a5
 @dataclass
@@ -85,7 +84,7 @@ class LoopState:
         self.agent.model.load_adapter(folder / "agent")
         self.learner.load(folder)
         if self.buffer is not None:
-            self.buffer = ReplayBuffer.load(folder / "buffer", self.buffer.embedder, self.buffer.k)
+            self.buffer = ReplayBuffer.load(folder / "buffer", self.buffer.embedder, self.buffer.k, self.buffer.grammar)
         lines = (folder / "invented.jsonl").read_bytes().split(b"\n")  # not `splitlines`: a goal may hold U+2028
         self.invented = [Task.model_validate_json(line) for line in lines if line]
         self.values = json.loads((folder / "kind_values.json").read_text(encoding="utf-8"))
@@ -143,7 +142,7 @@ def invent_tasks(
     if not parents:
         return []
     known = {(t.goal, t.start_state) for t in tasks}
-    return judge_variations(model.invent(parents, seed=seed), parents, try_out_in(model), known, seed)
+    return judge_variations(model.invent(parents, seed=seed), parents, try_out_in(model), known, seed, model.grammar)
 
 # %% ../nbs/24_training_loop.ipynb #a8c3a20f
 def run_iteration(
@@ -158,10 +157,12 @@ def run_iteration(
     rollouts = collect_rollouts(state.agent, environment, tasks, scale.group_size, scale.temperature, seed,
                                 lambda done, total: watch("rollouts", done, total))
     give_memory_back()  # or what sampling and training need would be held at once
-    metrics = state.learner.update(rollouts, seed, lambda done, total: watch("update", done, total))
+    sound = [r for r in rollouts if not r.trajectory.broken] or rollouts  # a world that failed teaches nothing
+    metrics = state.learner.update(sound, seed, lambda done, total: watch("update", done, total))
     result = IterationResult(rollouts, metrics)
     metrics |= {"transitions": float(sum(len(r.trajectory) for r in rollouts)),
                 "invalid": float(np.mean([any(t.invalid for t in r.trajectory.transitions) for r in rollouts])),
+                "broken": float(sum(r.trajectory.broken for r in rollouts)),
                 "synthetic_tasks": float(sum(t.synthetic for t in tasks))}
     if state.buffer is not None:
         groups = groups_of(rollouts)
@@ -262,7 +263,7 @@ def real_training(run: Run) -> Path:  # folder of the trained adapter
         return mix_tasks(starts, [], run.scale.tasks_per_iteration, 0.0, seed)
 
     if not (folder := _last_folder(run, "real")).exists():
-        with MiniWobBatch(run.scale.browsers, run.scale.maximum_steps) as environment:
+        with real_environment(run, "training on real pages") as environment:
             _train(run, "real", first_state(run, None), environment, pick, run.scale.iterations)
     return folder
 
@@ -280,7 +281,9 @@ def last_gate(run: Run) -> dict:  # the row of `Fidelity`
     def make(path: Path) -> None:
         agent, (model, buffer) = new_agent(run, dream_training(run)), grounded_model(run)
         buffer.freeze()
-        with MiniWobBatch(run.scale.browsers, run.scale.maximum_steps) as environment:
+        if not suite_of(run).playable():
+            return atomic_write_json(path, recorded_fidelity(run, agent, model))
+        with real_environment(run, "the fidelity gate") as environment:
             fidelity = measure_fidelity(agent, model, environment, development_tasks(run), 1, run.scale.temperature,
                                         derive_seed(run.seed, "last gate"))
         atomic_write_json(path, fidelity.row())

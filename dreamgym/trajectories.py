@@ -55,18 +55,25 @@ class Transition(_Record):
     state: str  # abstract page text
     action: str  # for example "click 4"
     next_state: str  # the page after, `END_STATE` or `FAILURE_STATE`
-    reward: float  # 1.0 only at the end of a success, else 0.0
+    reward: float  # between 0 and 1 at the end of an episode: 1 for a success, less for partial credit; else 0
     done: bool  # did the episode end here?
     reasoning: str = ""  # the trace R* that explains the step; empty before annotation
     invalid: bool = False  # was the action outside the grammar or the page?
+    broken: bool = False  # did the world fail here? Then the step says nothing about the action
+    success: bool | None = None  # does partial credit count as solved? None: only a whole reward does
 
     @model_validator(mode="after")
     def _outcome_reward(self):
-        if self.reward not in (0.0, 1.0):
-            raise ValueError(f"reward must be 0.0 or 1.0, not {self.reward}")
+        if not 0.0 <= self.reward <= 1.0:
+            raise ValueError(f"reward must lie between 0 and 1, not {self.reward}")
         if self.reward and not self.done:
-            raise ValueError("a reward of 1.0 belongs to the last step only (done must be true)")
+            raise ValueError("a reward belongs to the last step only (done must be true)")
         return self
+
+    @property
+    def won(self) -> bool:
+        "Did the episode end here, and well?"
+        return self.done and (self.reward >= 1.0 if self.success is None else self.success)
 
 # %% ../nbs/01_trajectories.ipynb #a085946c
 class Trajectory(_Record):
@@ -95,12 +102,17 @@ class Trajectory(_Record):
 
     @property
     def success(self) -> bool:
-        "Did the episode end with reward 1?"
-        return self.transitions[-1].reward > 0
+        "Did the episode end well?"
+        return self.transitions[-1].won
+
+    @property
+    def broken(self) -> bool:
+        "Did the world fail in it?"
+        return any(t.broken for t in self.transitions)
 
     @property
     def total_reward(self) -> float:
-        "Sum of rewards: 1.0 or 0.0."
+        "Sum of rewards: the outcome, between 0 and 1."
         return sum(t.reward for t in self.transitions)
 
 # %% ../nbs/01_trajectories.ipynb #939d69ee
@@ -158,7 +170,11 @@ def write_trajectories(
     trajectories: Iterable[Trajectory],  # written one a line
 ) -> None:
     "Write trajectories as JSON Lines, atomically; at least one."
-    lines = [t.model_dump_json() + "\n" for t in trajectories]
+    try:
+        lines = [t.model_dump_json() + "\n" for t in trajectories]
+    except ValueError as error:  # half of a surrogate pair
+        raise DreamgymError(f"A trajectory holds text that UTF-8 cannot hold, so {Path(path).name} was not written; "
+                            "replace half surrogate pairs in it.") from error
     if not lines:
         raise DreamgymError(f"There is no trajectory to write to {Path(path).name}.")
     atomic_write_text(path, "".join(lines))

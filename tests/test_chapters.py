@@ -167,9 +167,6 @@ def test_a_notebook_uses_only_chapters_before_it(path):
         assert later <= allowed, f"cell {cell.id} imports {sorted(later)} from a later chapter"
 
 
-STILL_PRIVATE = {"language_model": {"_disk_is_full"}}  # must shrink
-
-
 @pytest.mark.parametrize("source, names", [
     ("from dreamgym.runs import Run, _lock", {"_lock"}), ("from .runs import _lock", {"_lock"}),
     ("def f():\n    from dreamgym.runs import (\n        _lock as lock,\n    )", {"_lock"}),
@@ -185,7 +182,7 @@ def test_no_private_name_crosses_modules(path):
     notebook = path.suffix == ".ipynb"
     trees = map(parse_cell, code_cells(path)) if notebook else [ast.parse(path.read_text(encoding="utf-8"))]
     whole = ast.Module([node for tree in trees for node in tree.body], [])
-    assert private_uses(whole) == STILL_PRIVATE.get(default_export(path) if notebook else path.stem, set())
+    assert private_uses(whole) == set()
 
 
 # ---------------------------------------------------------------- modules

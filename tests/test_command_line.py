@@ -346,8 +346,8 @@ def test_the_tests_of_the_repository(monkeypatch, tmp_path, capsys):
 @pytest.fixture
 def measured(monkeypatch, tmp_path):
     "`evaluate` without model and browser: what it would play is kept, every episode fails."
-    from dreamgym import environments
     from dreamgym.evaluation import Evaluation, wilson
+    from dreamgym.suites import miniwob
 
     played = []
 
@@ -357,7 +357,7 @@ def measured(monkeypatch, tmp_path):
         return Evaluation(wilson(0, len(tasks)), {kind: wilson(0, n) for kind, n in counts.items()}, len(tasks), [])
 
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(environments, "find_browser", lambda: "chromium")
+    monkeypatch.setattr(miniwob, "find_browser", lambda: "chromium")
     monkeypatch.setattr(command_line, "check_adapter", lambda folder: (1, 1.0))
     monkeypatch.setattr(command_line, "_load_agent", lambda folder, sizes: played.append(folder))
     monkeypatch.setattr(command_line, "_measure", measure)

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 import dreamgym.cot_annotation as module
 from dreamgym.cot_annotation import (
-    LONGEST_ANSWER,
-    LONGEST_TRACE,
-    LONGEST_TUTORIAL,
     AnnotationError,
     AnswerFile,
     EndpointAnnotator,
+    LONGEST_ANSWER,
+    LONGEST_TRACE,
+    LONGEST_TUTORIAL,
     LocalModelAnnotator,
     StateDifferenceAnnotator,
     TeacherAnnotator,
@@ -31,16 +31,12 @@ from dreamgym.cot_annotation import (
     annotation_report,
     apply_annotation,
     chosen_annotator,
-    explain_transition,
-    mask_quoted,
-    named_texts,
     parse_annotation,
     question_key,
-    trace_fault,
-    trace_text,
     without_system_role,
 )
-from dreamgym.environments import Element, render_state, sample_trajectories
+from dreamgym.pages import explain_transition, mask_quoted, named_texts, trace_fault, trace_text
+from dreamgym.pages import Element, render_state, sample_trajectories
 from dreamgym.language_model import LanguageModel, Sample, choose_placement
 from dreamgym.trajectories import (
     END_STATE,

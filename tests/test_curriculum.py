@@ -14,7 +14,8 @@ from dreamgym.curriculum import (
     structural_problem,
     task_values,
 )
-from dreamgym.environments import StateError, parse_state
+from dreamgym.environments import StateError
+from dreamgym.pages import parse_state
 from dreamgym.trajectories import DreamgymError, Task
 
 PARENT = Task(id="click-button/7", kind="click-button", seed=7, goal='Click on the "Ok" button.',

@@ -8,16 +8,10 @@ import numpy as np
 import pytest
 
 from dreamgym import evaluation as module
-from dreamgym.environments import (
-    HELD_OUT_KINDS,
-    BatchEnvironment,
-    BatchOf,
-    check_action,
-    load_panel,
-    make_task,
-    panel_hash,
-    parse_action,
-)
+from dreamgym.environments import BatchEnvironment, BatchOf, make_task
+from dreamgym.suites.miniwob import panel_hash
+from dreamgym.pages import check_action, parse_action
+from dreamgym.suites.miniwob import HELD_OUT_KINDS, load_panel
 from dreamgym.evaluation import (
     Fidelity,
     bootstrap_mean,

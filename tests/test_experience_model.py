@@ -9,8 +9,8 @@ from conftest import ScriptedModel
 from gymnasium.utils.env_checker import check_env
 
 import dreamgym.experience_model as module
-from dreamgym.cot_annotation import explain_transition, mask_quoted
-from dreamgym.environments import Element, quote, render_state
+from dreamgym.pages import explain_transition, mask_quoted
+from dreamgym.pages import Element, quote, render_state
 from dreamgym.experience_model import (
     Demonstration,
     DreamBatch,

@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
 import dreamgym.language_model as module
-from dreamgym.environments import sample_trajectories
+from dreamgym.pages import sample_trajectories
 from dreamgym.language_model import (
     WHEELS,
     Embedder,

@@ -59,12 +59,12 @@ def test_without_a_home_paths_are_shown_as_they_are(monkeypatch):
 def test_doctor_says_why_a_page_cannot_be_shown(monkeypatch):
     from selenium.common.exceptions import WebDriverException
 
-    from dreamgym import environments
+    from dreamgym.suites import miniwob
 
     def broken():
         raise WebDriverException("cannot find Chrome binary\nStacktrace: ...")
 
-    monkeypatch.setattr(environments, "start_chrome", broken)
+    monkeypatch.setattr(miniwob, "start_chrome", broken)
     check = machine._check_page()
     assert not check.ok and "cannot find Chrome binary" in check.found and "\n" not in check.found
 
@@ -101,9 +101,10 @@ def test_no_browser(monkeypatch):
 
 
 def test_what_is_there_is_named_and_not_fetched(monkeypatch):
-    from dreamgym import environments, language_model
+    from dreamgym import language_model
+    from dreamgym.suites import miniwob
 
-    monkeypatch.setattr(environments, "install_browser", lambda: "/usr/bin/chromium")
+    monkeypatch.setattr(miniwob, "install_browser", lambda: "/usr/bin/chromium")
     monkeypatch.setattr(language_model, "fetch_model", lambda name: os.path.expanduser(f"~/cache/{name}"))
     said = []
     for there, lines in ((True, 0), (False, 2)):

@@ -12,15 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dreamgym.environments import (
-    BatchEnvironment,
-    BatchOf,
-    MiniWobBatch,
-    MiniWobEnvironment,
-    _Episode,
-    make_task,
-    play_episodes,
-)
+from dreamgym.environments import BatchEnvironment, BatchOf, make_task, play_episodes
+from dreamgym.suites.miniwob import MiniWobBatch, MiniWobEnvironment, _Episode
 from dreamgym.trajectories import DreamgymError, read_trajectories, write_trajectories
 
 ROOT = Path(__file__).parent.parent

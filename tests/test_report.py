@@ -23,7 +23,6 @@ from dreamgym.report import (
     open_run,
     page_html,
     plain,
-    read_json,
     real_experience,
     report_html,
     results_chart,
@@ -37,6 +36,7 @@ from dreamgym.report import (
     write_evaluation,
     write_report,
 )
+from dreamgym.trajectories import read_json
 from dreamgym.runs import Run
 from dreamgym.trajectories import DreamgymError, Task, Trajectory, Transition, atomic_write_json, write_trajectories
 

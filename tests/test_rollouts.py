@@ -8,9 +8,11 @@ import torch
 from conftest import ScriptedModel
 
 from dreamgym import rollouts as module
-from dreamgym.environments import BatchEnvironment, BatchOf, InvalidAction, check_action, parse_action, sample_trajectories
+from dreamgym.environments import BatchEnvironment, BatchOf, InvalidAction
+from dreamgym.pages import check_action, parse_action, sample_trajectories
 from dreamgym.experience_model import DreamBatch, Imagined
 from dreamgym.language_model import Example, LanguageModel, choose_placement
+from dreamgym.pages import ids_last
 from dreamgym.rollouts import (
     Agent,
     Rollout,
@@ -18,7 +20,6 @@ from dreamgym.rollouts import (
     agent_prompt,
     collect_rollouts,
     demonstrations,
-    ids_last,
     imitation_examples,
     new_agent,
     warm_start,

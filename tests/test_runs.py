@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from dreamgym.runs import (
-    QUICK_KINDS,
     Run,
     RunBusy,
     Scale,
@@ -32,6 +31,7 @@ from dreamgym.runs import (
     user_path,
     writable_cache,
 )
+from dreamgym.suites.miniwob import QUICK_KINDS
 from dreamgym.trajectories import DreamgymError, Task, Trajectory, Transition, atomic_write_json, write_trajectories
 
 SLOW_STAGE = """

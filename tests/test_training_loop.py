@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import dreamgym.training_loop as module
-from dreamgym.environments import BatchEnvironment, BatchOf, check_action, make_task, parse_action
+from dreamgym.environments import BatchEnvironment, BatchOf, make_task
+from dreamgym.pages import check_action, parse_action
 from dreamgym.experience_model import Imagined
 from dreamgym.language_model import LanguageModel, Sample
 from dreamgym.policy_optimization import Learner

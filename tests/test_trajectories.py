@@ -255,3 +255,14 @@ def test_a_log_gives_back_every_row(tmp_path_factory, rows):
     for row in rows:
         append_json_line(path, row)
     assert read_json_lines(path) == rows
+
+
+@pytest.mark.parametrize("place", ["goal", "state", "action"])
+def test_half_a_surrogate_pair_is_told(tmp_path, place):
+    half = "a\ud83d"
+    step = Transition(state=half if place == "state" else "a", action=half if place == "action" else "b", next_state="(end)",
+                      reward=0.0, done=True)
+    task = Task(id="a/1", kind="a", goal=half if place == "goal" else "")
+    with pytest.raises(DreamgymError, match="UTF-8 cannot hold, so x.jsonl was not written"):
+        write_trajectories(tmp_path / "x.jsonl", [Trajectory(task=task, transitions=(step,))])
+    assert not list(tmp_path.iterdir())
