@@ -177,7 +177,7 @@ def test_the_transfer_asks_most_for_what_the_dream_is_unsure_of(tmp_path, monkey
                 "Learner": Pupil,
                 "start_tasks": lambda run: some_tasks(40) + some_tasks(40, "b"),
                 "collect_rollouts": spending(lambda task: 4),
-                "_write_iteration": lambda path, *rest: path.mkdir(parents=True)}
+                "write_iteration": lambda path, *rest: path.mkdir(parents=True)}
     for name, value in replaced.items():
         monkeypatch.setattr(module, name, value)
     module.sim_to_real(run)

@@ -186,7 +186,7 @@ def test_a_cut_text_and_a_mean_of_nothing_are_written(tmp_path, monkeypatch):
     environment.model = World([None])
     result = run_iteration(LoopState(Clicker(), Counting(), Buffer()), environment, tasks_named(0, 1), SCALE, 1)
     result.metrics |= {"value": float("nan"), "kl": float("inf")}
-    module._write_iteration(tmp_path / "iterations" / "0001", LoopState(None, None, None), result)
+    module.write_iteration(tmp_path / "iterations" / "0001", LoopState(None, None, None), result)
     judged = json.loads((tmp_path / "iterations" / "0001" / "judged.json").read_text())
     assert judged and all(row == {"problem": "cut off at its token limit", "text": "", "task": None} for row in judged)
     text = (tmp_path / "iterations" / "0001" / "metrics.json").read_text()
