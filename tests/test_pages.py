@@ -113,6 +113,20 @@ def test_the_two_special_pages_have_no_elements():
     assert parse_state(END_STATE) == parse_state(FAILURE_STATE) == []
 
 
+def test_ids_move_behind_their_words_and_nothing_is_lost():
+    pages = {s.state for t in sample_trajectories() for s in t.transitions}
+    for page in pages:
+        for line, turned in zip(page.split("\n"), ids_last(page).split("\n"), strict=True):
+            number, _, words = line.partition(" ")
+            assert turned == (f"{words} {number}" if line.startswith("[") else line)
+    assert sum(page.count("\n[") for page in pages) > 100
+
+
+@pytest.mark.parametrize("state", ["", "go north", "[x] door", "[1]", "[1]door", "text [1] door", " [1] door", "[-1] door"])
+def test_what_is_no_element_line_stays(state):
+    assert ids_last(state) == state
+
+
 # ---------------------------------------------------------------- actions
 
 
