@@ -86,6 +86,11 @@ def test_white_space_is_the_only_thing_that_a_page_changes(texts):
     assert (button.text, button.options) == (one_line(" ".join(texts)).strip(), tuple(one_line(t).strip() for t in texts))
 
 
+def test_every_end_of_a_line_becomes_a_space():
+    strange = "a\u2028b\u2029c\u0085d\x0be\x0cf\x1cg"  # all that `str.splitlines` takes for the end of a line
+    assert render_element(Element(None, "text", strange)) == "text a b c d e f g"
+
+
 def test_empty_texts_are_texts():
     elements = [Element(None, "text", ""), Element(1, "select", "", options=("", "a")), Element(None, "text", "")]
     assert parse_state(render_state(elements)) == elements and parse_state(render_state(elements[:1])) == elements[:1]

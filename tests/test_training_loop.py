@@ -47,6 +47,8 @@ class Letters:
 class Clicker:
     "An agent without a model: rollout after rollout it clicks the first, then the second button."
 
+    grammar = PageGrammar()
+
     def prompt(self, task, state, history=()):
         return [1, 2, 3]
 
@@ -240,7 +242,7 @@ def new_state(tiny_model_folder):
         generator = torch.Generator().manual_seed(1)
         for layer in model.adapted.values():
             layer.lora_b.data.normal_(0, 0.1, generator=generator)
-        return LoopState(Pressing(model, maximum_tokens=4), Learner(model, settings_of(SCALE)), None)
+        return LoopState(Pressing(model, maximum_tokens=4, grammar=PageGrammar()), Learner(model, settings_of(SCALE)), None)
 
     return make
 
