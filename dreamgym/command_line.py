@@ -305,7 +305,7 @@ def check_adapter(
 
 def _load_agent(folder: Path, scale: Scale):
     "An agent from a saved adapter of any rank."
-    from dreamgym.language_model import LanguageModel
+    from dreamgym.fast_model import LanguageModel
     from dreamgym.rollouts import Agent
 
     rank, _ = check_adapter(folder)
