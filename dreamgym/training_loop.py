@@ -179,7 +179,12 @@ def run_iteration(
     return result
 
 # %% ../nbs/24_training_loop.ipynb #a9eb096a
-def write_iteration(folder: Path, state: LoopState, result: IterationResult) -> None:
+def write_iteration(
+    folder: Path,  # new; a name that is no stage yet
+    state: LoopState,  # after the iteration
+    result: IterationResult,
+) -> None:
+    "Write what an iteration leaves: agent and experience, rollouts, judged variations, metrics."
     folder.mkdir(parents=True)
     state.save(folder)
     write_trajectories(folder / "rollouts.jsonl", [r.trajectory for r in result.rollouts])

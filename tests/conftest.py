@@ -1,6 +1,7 @@
 "Shared fixtures. No test needs anything outside the checkout but the packages of `pip install -e .[dev]`."
 
 import gc
+import json
 import os
 
 # before torch, transformers or tqdm are imported anywhere
@@ -57,8 +58,17 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def no_run_variables(monkeypatch):
     "A reader's own settings must not change what the tests see."
-    for name in ("DREAMGYM_SCALE", "DREAMGYM_RUNS"):
+    for name in ("DREAMGYM_SCALE", "DREAMGYM_RUNS", "DREAMGYM_SUITE"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    "A working folder of the test's own, and plain output."
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DREAMGYM_DEBUG", raising=False)
+    monkeypatch.setenv("CI", "true")
+    monkeypatch.setenv("COLUMNS", "200")
 
 
 @pytest.fixture
@@ -73,6 +83,18 @@ def quick_run(run_folder):
     from dreamgym.runs import Run
 
     return Run.open(run_folder, scale="quick", seed=0)
+
+
+@pytest.fixture
+def open_suite(run_folder, monkeypatch):
+    "A function `open_suite(suite, **sizes)`: a fresh run directory at scale quick whose world is a suite of the test's own."
+    from dreamgym import runs
+
+    def make(suite, **sizes):
+        monkeypatch.setitem(runs._SUITES, suite.name, suite)
+        return runs.Run.open(run_folder, runs.Scale.named("quick", **sizes), 0, suite.name)
+
+    return make
 
 
 @pytest.fixture(scope="session")
@@ -125,4 +147,29 @@ def tiny_model_folder(tiny_tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny-model")
     tiny_llama(tiny_tokenizer).save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_chapter(path, *sources: str):
+    "A notebook with the usual parameters and a few cells."
+    parameters = 'scale: str = "quick"  # size\nseed: int = 0  # seed\nrun: str = ""  # run directory'
+    cells = [{"cell_type": "code", "id": f"c{i}", "metadata": {"tags": ["parameters"]} if not i else {}, "source": s,
+              "outputs": [], "execution_count": None} for i, s in enumerate((parameters, *sources))]
+    kernel = {"display_name": "python3", "language": "python", "name": "python3"}
+    notebook = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+    path.write_text(json.dumps(notebook))
+    return path
+
+
+@pytest.fixture
+def book(tmp_path):
+    "Two tiny chapters: the first counts its executions, the second waits or fails as files in the run directory say."
+    folder = tmp_path / "book"
+    folder.mkdir()
+    write_chapter(folder / "00_first.ipynb", "from pathlib import Path",
+                  "with (Path(run) / 'count').open('a') as file:\n    file.write('x')")
+    write_chapter(folder / "01_second.ipynb", "import os\nimport time\nfrom pathlib import Path",
+                  "(Path(run) / 'pid').write_text(str(os.getpid()))",
+                  "while (Path(run) / 'wait').exists():\n    time.sleep(0.1)",
+                  "assert not (Path(run) / 'fail').exists(), 'the moon is\\nmissing'")
     return folder

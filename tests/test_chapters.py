@@ -15,10 +15,12 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 MODULES = sorted(path for path in (ROOT / "dreamgym").glob("*.py") if not path.name.startswith("_"))
-EXPECTED = """01_trajectories 02_runs 03_environments 07_language_model 09_rollouts 10_cot_annotation 11_experience_model
-    12_replay_buffer 13_curriculum 21_evaluation 23_policy_optimization 24_training_loop 25_sim_to_real 80_benchmarks
-    90_report 93_command_line index""".split()
-LIGHT = ["trajectories", "runs", "environments", "curriculum", "report", "command_line"]
+EXPECTED = """01_trajectories 02_runs 03_environments 04_pages 05_miniwob 06_weights 07_language_model 08_fast_model
+    09_rollouts 10_cot_annotation 11_experience_model 12_replay_buffer 13_curriculum 20_statistics 21_evaluation
+    23_policy_optimization 24_training_loop 25_sim_to_real 80_benchmarks 90_report
+    91_machine 92_notebook_runner 93_command_line index""".split()
+LIGHT = ["trajectories", "runs", "environments", "pages", "weights", "curriculum", "statistics", "report",
+         "machine", "notebook_runner", "command_line"]
 LONGEST_CELL = 40
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -72,6 +74,20 @@ def foreign_imports(tree) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and not node.level:
             found.add(node.module.split(".")[0])
     return found - set(sys.stdlib_module_names) - {"dreamgym"}
+
+
+def private_uses(tree) -> set[str]:
+    "The names with an underscore that a syntax tree takes from modules of this package."
+    own, found = set(), set()  # names under which whole modules are known
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == "dreamgym"):
+            found |= {alias.name for alias in node.names if alias.name.startswith("_")}
+            own |= {alias.asname or alias.name for alias in node.names if alias.name in ORDER}
+        elif isinstance(node, ast.Import):
+            own |= {alias.asname or alias.name for alias in node.names if alias.name.split(".")[0] == "dreamgym"}
+    attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    return found | {node.attr for node in attributes if node.attr.startswith("_") and not node.attr.startswith("__")
+                    and ast.unparse(node.value) in own}
 
 
 # ---------------------------------------------------------------- notebooks
@@ -153,6 +169,24 @@ def test_a_notebook_uses_only_chapters_before_it(path):
         assert later <= allowed, f"cell {cell.id} imports {sorted(later)} from a later chapter"
 
 
+@pytest.mark.parametrize("source, names", [
+    ("from dreamgym.runs import Run, _lock", {"_lock"}), ("from .runs import _lock", {"_lock"}),
+    ("def f():\n    from dreamgym.runs import (\n        _lock as lock,\n    )", {"_lock"}),
+    ("from dreamgym import runs\nruns._lock()", {"_lock"}), ("import dreamgym.runs as r\nr._lock()", {"_lock"}),
+    ("import dreamgym.runs\ndreamgym.runs._lock()", {"_lock"}), ("from os import _exit", set()),
+    ("from dreamgym import runs\nruns.__name__", set()), ("from dreamgym.runs import Run\nself._lock", set())])
+def test_private_uses_are_found(source, names):
+    assert private_uses(ast.parse(source)) == names
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *MODULES], ids=lambda path: path.name)
+def test_no_private_name_crosses_modules(path):
+    notebook = path.suffix == ".ipynb"
+    trees = map(parse_cell, code_cells(path)) if notebook else [ast.parse(path.read_text(encoding="utf-8"))]
+    whole = ast.Module([node for tree in trees for node in tree.body], [])
+    assert private_uses(whole) == set()
+
+
 # ---------------------------------------------------------------- modules
 
 
@@ -199,7 +233,7 @@ def test_what_is_imported_is_declared():
     "A fresh install must bring everything that the modules and the chapters import."
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = {re.match(r"[\w-]+", line)[0].lower() for line in project["dependencies"]}
-    declared |= {"ipython", "urllib3"}  # parts of ipykernel and selenium
+    declared |= {"ipython", "urllib3", "markupsafe"}  # parts of ipykernel, selenium and jinja2
     optional = {"vllm", "ray", "pytest"}
     sources = {path.name: [ast.parse(path.read_text(encoding="utf-8"))] for path in MODULES}
     sources |= {path.name: [parse_cell(cell) for cell in code_cells(path)] for path in NOTEBOOKS}

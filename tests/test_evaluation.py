@@ -1,153 +1,35 @@
-"Intervals that hold what they promise, paired comparison, panels, and the gate that notices a flattering dream."
+"Panels, rows that can be compared later, and the gate that notices a flattering dream."
 
 import json
-import math
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from dreamgym import evaluation as module
-from dreamgym.environments import BatchEnvironment, BatchOf, make_task
-from dreamgym.suites.miniwob import panel_hash
-from dreamgym.pages import check_action, parse_action
-from dreamgym.suites.miniwob import HELD_OUT_KINDS, load_panel
+from dreamgym.environments import BatchOf, Suite, make_task, suite_of
 from dreamgym.evaluation import (
     Fidelity,
-    bootstrap_mean,
-    compare,
     development_tasks,
     evaluate,
     evaluation,
-    exact_mcnemar,
     first_gate,
     measure_fidelity,
     model_quality,
+    real_environment,
     summarise,
-    wilson,
 )
 from dreamgym.evaluation import test_tasks as panel_of_tests  # another name, or pytest would call it
 from dreamgym.experience_model import ExperienceExample, Imagined, Query
 from dreamgym.language_model import Sample
+from dreamgym.pages import PageGrammar, check_action, parse_action
 from dreamgym.replay_buffer import BufferError, ReplayBuffer
 from dreamgym.rollouts import Agent, Rollout
-from dreamgym.trajectories import END_STATE, DreamgymError, Task, Trajectory, Transition
+from dreamgym.statistics import compare, wilson
+from dreamgym.suites.miniwob import HELD_OUT_KINDS, MiniWobSuite, load_panel
+from dreamgym.trajectories import END_STATE, DreamgymError, Task, Trajectory, Transition, write_trajectories
 
 PAGE = "[1] button 'right'\n[2] button 'wrong'\n[3] button 'wait'"
-
-
-# ---------------------------------------------------------------- intervals
-
-
-@pytest.mark.parametrize("successes, episodes, low, high", [
-    (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (5, 10, 0.2366, 0.7634), (1, 1, 0.2065, 1.0),
-    (9, 15, 0.3575, 0.8018), (81, 263, 0.2553, 0.3662), (22, 165, 0.0898, 0.1937),
-])
-def test_wilson_against_known_values(successes, episodes, low, high):
-    rate = wilson(successes, episodes)
-    assert (rate.low, rate.high) == pytest.approx((low, high), abs=1e-3)
-    assert (rate.mean, rate.successes, rate.episodes) == (successes / episodes, successes, episodes)
-
-
-def test_wilson_solves_its_equation():
-    "The ends are the rates p at which the observed share lies 1.96 standard errors of p away."
-    for successes, episodes in ((3, 20), (12, 15), (50, 51)):
-        for p in wilson(successes, episodes)[1:3]:
-            assert abs(successes / episodes - p) == pytest.approx(1.96 * math.sqrt(p * (1 - p) / episodes))
-
-
-def test_wilson_at_the_edges():
-    assert wilson(0, 0) == (0.0, 0.0, 1.0, 0, 0), "nothing was seen, everything is possible"
-    for episodes in (1, 7, 1000):
-        none, all_ = wilson(0, episodes), wilson(episodes, episodes)
-        assert none.low == 0.0 < none.high < 1 and all_.high == 1.0 > all_.low > 0
-        assert none.high == pytest.approx(1 - all_.low)
-        assert none.high == pytest.approx(1.96**2 / (episodes + 1.96**2))
-    for wrong in ((-1, 5), (6, 5), (1, 0)):
-        with pytest.raises(DreamgymError, match="cannot be"):
-            wilson(*wrong)
-    assert str(wilson(9, 15)) == "60% [36%, 80%]"
-    assert json.loads(json.dumps(wilson(3, 4)._asdict()))["successes"] == 3
-
-
-def test_wilson_holds_the_truth_where_the_textbook_does_not():
-    random = np.random.default_rng(0)
-    for rate, episodes in ((0.95, 15), (0.9, 10), (0.05, 20)):
-        seen = random.binomial(episodes, rate, 20_000)
-        wilson_holds, textbook_holds = [], []
-        for successes in range(episodes + 1):
-            _, low, high, *_ = wilson(successes, episodes)
-            mean = successes / episodes
-            half = 1.96 * math.sqrt(mean * (1 - mean) / episodes)
-            wilson_holds.append(low <= rate <= high)
-            textbook_holds.append(mean - half <= rate <= mean + half)
-        assert np.mean(np.array(wilson_holds)[seen]) > 0.9 > 0.75 > np.mean(np.array(textbook_holds)[seen])
-
-
-def test_the_bootstrap_holds_its_mean():
-    random = np.random.default_rng(1)
-    for size in (2, 3, 10, 40):
-        values = random.normal(size=size)
-        mean, low, high = bootstrap_mean(values, draws=2000)
-        assert low < mean < high and mean == pytest.approx(values.mean())
-        assert values.min() <= low and high <= values.max()
-    assert bootstrap_mean([0.4]) == pytest.approx((0.4, 0.4, 0.4)), "one seed shows no spread"
-    assert bootstrap_mean([1, 0, 1, 1], seed=3) == bootstrap_mean([1, 0, 1, 1], seed=3)
-    values = [0.1, 0.9, 0.5, 0.7, 0.2, 0.3, 0.8, 0.6]
-    width = [np.diff(bootstrap_mean(values * times)[1:])[0] for times in (1, 16)]
-    assert width[1] == pytest.approx(width[0] / 4, rel=0.1), "sixteen times the seeds, a quarter of the width"
-    with pytest.raises(DreamgymError, match="at least one value"):
-        bootstrap_mean([])
-
-
-# ---------------------------------------------------------------- comparing
-
-
-def outcomes(text):
-    return {f"task/{i}": float(letter) for i, letter in enumerate(text)}
-
-
-@pytest.mark.parametrize("first, second, difference, split, p", [
-    ("1100001001", "1111011011", 0.4, (0, 4), 0.125), ("10", "01", 0.0, (1, 1), 1.0), ("111", "111", 0.0, (0, 0), 1.0),
-    ("000000", "111111", 1.0, (0, 6), 0.03125), ("11111000", "00000000", -0.625, (5, 0), 0.0625),
-    ("1" * 9 + "0", "0" * 9 + "1", -0.8, (9, 1), 22 / 1024),
-])
-def test_comparison_by_hand(first, second, difference, split, p):
-    result = compare(outcomes(first), outcomes(second))
-    assert result.difference == pytest.approx(difference) and result.p_value == pytest.approx(p)
-    assert ((result.only_first, result.only_second), result.tasks) == (split, len(first))
-    assert result.low <= result.difference <= result.high and -1 <= result.low and result.high <= 1
-    back = compare(outcomes(second), outcomes(first))
-    assert back.difference == pytest.approx(-difference) and back.p_value == result.p_value
-    assert back.low == pytest.approx(-result.high, abs=0.15)
-
-
-def test_the_exact_test_is_the_binomial_one():
-    for b in range(8):
-        for c in range(8):
-            chances = [math.comb(b + c, k) / 2 ** (b + c) for k in range(b + c + 1)]
-            as_rare = sum(x for x in chances if x <= chances[b] * (1 + 1e-9))
-            assert exact_mcnemar(b, c) == exact_mcnemar(c, b) == pytest.approx(as_rare)
-    assert exact_mcnemar(2000, 2000) == 1.0 and 0 <= exact_mcnemar(0, 3000) < 1e-300
-
-
-def test_pairs_see_more_than_two_intervals():
-    "Hard tasks are hard for both: the rates overlap, the pairs do not."
-    first = outcomes("1" * 20 + "0" * 30)
-    second = outcomes("1" * 30 + "0" * 20)
-    assert wilson(20, 50).high > wilson(30, 50).low
-    result = compare(first, second)
-    assert result.low > 0 and result.p_value < 0.01
-
-
-def test_a_comparison_needs_the_same_tasks():
-    for first, second in (({}, {}), (outcomes("11"), outcomes("111")), ({"a": 1.0}, {"b": 1.0})):
-        with pytest.raises(DreamgymError, match="same tasks"):
-            compare(first, second)
-    assert compare({"a": 1.0, "b": 0.0}, {"b": 0.0, "a": 1.0}).difference == 0, "the order does not matter"
-    assert compare(outcomes("1010"), outcomes("1110"), seed=2) == compare(outcomes("1010"), outcomes("1110"), seed=2)
-    shares = compare({"a": 0.25, "b": 0.5}, {"a": 0.75, "b": 0.5})
-    assert (shares.difference, shares.only_first, shares.only_second) == (0.25, 0, 1), "means over several episodes"
 
 
 # ---------------------------------------------------------------- panels
@@ -203,7 +85,7 @@ class Guesser(Agent):
     "Solves the even tasks, fails the odd ones; every third task takes a turn of waiting first."
 
     def __init__(self):
-        super().__init__(SimpleNamespace(encode=lambda text: list(text.encode())))
+        super().__init__(SimpleNamespace(encode=lambda text: list(text.encode())), grammar=PageGrammar())
         self.temperatures = []
 
     def act(self, prompts, temperature=1.0, seed=0):
@@ -218,6 +100,8 @@ class Guesser(Agent):
 
 class Dream:
     "An experience model by a rule: (task, action) -> said to be a success?"
+
+    grammar = PageGrammar()
 
     def __init__(self, says):
         self.says, self.asked = says, []
@@ -296,27 +180,22 @@ def test_the_gate_plays_groups_of_the_tasks_it_saw():
 # ---------------------------------------------------------------- stages
 
 
-class Pages(BatchEnvironment):
-    "Stands in for Chrome."
-
-    def __new__(cls, browsers, maximum_steps):
-        return BatchOf(Quiz, real=True)
-
-
 @pytest.fixture
 def small_run(quick_run, monkeypatch):
     "A run whose agent guesses and whose pages are a quiz."
     monkeypatch.setattr(module, "new_agent", lambda run, adapter=None: Guesser())
     monkeypatch.setattr(module, "warm_start", lambda run: run.path / "agent" / "warm_start")
-    monkeypatch.setattr(module, "MiniWobBatch", Pages)
+    monkeypatch.setattr(MiniWobSuite, "environment", lambda self, parallel, maximum_steps: BatchOf(Quiz, real=True))
     return quick_run
 
 
 def test_the_row_of_an_evaluation(small_run):
     row = evaluation(small_run, "guesser", small_run.path)
     tasks = panel_of_tests(small_run)
-    assert set(row) == {"agent", "panel", "panel_hash", "own", "held_out", "episodes"}
-    assert (row["agent"], row["panel"], row["panel_hash"]) == ("guesser", "test", panel_hash())
+    assert set(row) == {"agent", "suite", "panel", "panel_hash", "own", "held_out", "episodes", "broken"}
+    measured = suite_of(small_run).panel_hash(small_run.scale.kinds)
+    assert (row["agent"], row["panel"], row["panel_hash"]) == ("guesser", "test", measured)
+    assert (row["suite"], row["broken"]) == ("miniwob", 0)
     assert [e["task"] for e in row["episodes"]] == [t.id for t in tasks]
     assert all(e["reward"] == (t.seed % 2 == 0) and e["steps"] == 1 + (t.seed % 3 == 0)
                for e, t in zip(row["episodes"], tasks, strict=True))
@@ -415,3 +294,82 @@ def test_quality_asks_four_variants_of_the_same_steps(grounded, monkeypatch):
     assert all(q["word_for_word"] == sum(seed < 3 for seed in asked) for q in quality.values())
     assert grounded.buffer.frozen and len(grounded.buffer) == 1
     assert grounded.run.metrics()["experience_model"]["quality"] == quality["full"]
+
+
+# ---------------------------------------------------------------- recordings only
+
+
+class Recorded(Suite):
+    "A quiz of which there are recordings, and no world to ask."
+
+    name, grammar = "recorded-quiz", PageGrammar()
+
+    def panel(self, name):
+        numbers = {"train": range(20, 30), "development": range(10, 16), "test": range(6)}.get(name, ())
+        return [make_task("quiz", n).model_copy(update={"goal": f"Guess {n}.", "start_state": PAGE}) for n in numbers]
+
+
+@pytest.fixture
+def recorded(open_suite, monkeypatch):
+    "A run over recordings: a guesser, a dream that is right, and four held-out recordings, two of them successes."
+    shown = [played(f"quiz/{n}", won) for n, won in ((101, 1), (104, 1), (103, 0), (107, 0))]
+    shown = [r.trajectory.model_copy(update={"task": r.trajectory.task.model_copy(
+        update={"goal": f"Guess {r.trajectory.task.seed}."})}) for r in shown]
+    agent, dream = Guesser(), Dream(lambda seed, action: action == "click 1")
+    agent.model = SimpleNamespace(encode=lambda text: list(text.encode()), end=0,
+                                  decode=lambda tokens: bytes(filter(None, tokens)).decode())
+    run = open_suite(Recorded())
+    write_trajectories(run.path / "offline.jsonl", shown)
+    held = [ExperienceExample(Query(t.task, PAGE, t.transitions[0].action), t.transitions[0], i) for i, t in enumerate(shown)]
+    monkeypatch.setattr(module, "new_agent", lambda run, adapter=None: agent)
+    monkeypatch.setattr(module, "warm_start", lambda run: run.path / "agent" / "warm_start")
+    monkeypatch.setattr(module, "grounded_model", lambda run: (dream, ReplayBuffer(Vectors(), k=1)))
+    monkeypatch.setattr(module, "held_out_steps", lambda run: held)
+    return SimpleNamespace(run=run, dream=dream, held=held)
+
+
+def test_recordings_are_measured_in_the_dream_and_say_so(recorded):
+    row = evaluation(recorded.run, "guesser", recorded.run.path)
+    assert (row["real"], row["suite"], row["panel"]) == (False, "recorded-quiz", "test (dreamed, not real)")
+    assert [e["success"] for e in row["episodes"]] == [n % 2 == 0 for n in range(6)]
+    assert row["own"]["overall"]["successes"] == 3 and row["held_out"]["overall"]["episodes"] == 0
+    assert (row["agreement"]["successes"], row["agreement"]["episodes"]) == (1, 2), "104 is clicked right, 101 is not"
+    assert row["panel_hash"] == suite_of(recorded.run).panel_hash()
+
+
+@pytest.mark.parametrize("says, verdict", [
+    (lambda seed, action: True, "flattering"), (lambda seed, action: seed in (101, 104), "doubtful")])
+def test_the_gate_of_recordings_never_calls_a_dream_trustworthy(recorded, says, verdict):
+    recorded.dream.says = says
+    recorded.held[2:] = [step._replace(query=step.query._replace(action="click 2")) for step in recorded.held[2:]]
+    row = first_gate(recorded.run)
+    assert (row["verdict"], row["recorded"], row["gap"], row["transitions"]) == (verdict, 4, None, 0)
+    assert row["real"]["episodes"] == 0 and row["dreamed"]["episodes"] == 6
+    json.dumps(row, allow_nan=False)
+
+
+def test_the_gate_of_recordings_without_a_failure_measures_nothing(recorded):
+    del recorded.held[2:]
+    assert first_gate(recorded.run)["verdict"] == "not measured"
+
+
+def test_recordings_have_no_world_and_a_sentence_says_so(recorded):
+    with pytest.raises(DreamgymError, match="^The suite 'recorded-quiz' has recordings but no environment, so a test is not"):
+        real_environment(recorded.run, "a test")
+
+
+def test_failures_of_the_world_are_counted_in_the_row(small_run, monkeypatch):
+    class Leaky(Quiz):
+        def reset(self, seed, options):
+            self.dead = seed % 2
+            return super().reset(seed, options)
+
+        def step(self, action):
+            if self.dead:
+                raise ConnectionError("the line is dead")
+            return super().step(action)
+
+    world = lambda self, parallel, maximum_steps: BatchOf(Leaky, real=True, forgiving=True)  # noqa: E731
+    monkeypatch.setattr(MiniWobSuite, "environment", world)
+    row = evaluation(small_run, "guesser", small_run.path)
+    assert row["broken"] == len(row["episodes"]) // 2 and all(e["reward"] == 0 for e in row["episodes"][1::2])

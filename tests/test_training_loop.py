@@ -7,9 +7,10 @@ import torch
 
 import dreamgym.training_loop as module
 from dreamgym.environments import BatchEnvironment, BatchOf, make_task
-from dreamgym.pages import check_action, parse_action
 from dreamgym.experience_model import Imagined
-from dreamgym.language_model import LanguageModel, Sample
+from dreamgym.fast_model import LanguageModel
+from dreamgym.language_model import Sample
+from dreamgym.pages import PageGrammar, check_action, parse_action
 from dreamgym.policy_optimization import Learner
 from dreamgym.rollouts import Agent, Rollout
 from dreamgym.runs import Run, Scale
@@ -46,6 +47,8 @@ class Letters:
 
 class Clicker:
     "An agent without a model: rollout after rollout it clicks the first, then the second button."
+
+    grammar = PageGrammar()
 
     def prompt(self, task, state, history=()):
         return [1, 2, 3]
@@ -85,6 +88,8 @@ class Buffer:
 class World:
     "An experience model by rule: a page with a button named `broken` has no answer, one named `lost` only fails."
 
+    grammar = PageGrammar()
+
     def __init__(self, texts=()):
         self.texts, self.parents = list(texts), []
 
@@ -112,7 +117,7 @@ def test_trajectories_are_put_together_by_group():
 
 
 @pytest.mark.parametrize(("names", "problem"), [
-    ("ab", ""), (("broken", "b"), "the experience model has no answer"), (("lost", "lost2"), "every click fails")])
+    ("ab", ""), (("broken", "b"), "the experience model has no answer"), (("lost", "lost2"), "every action fails")])
 def test_a_variation_is_tried_before_it_is_used(names, problem):
     state = "\n".join(f"[{i}] button '{name}'" for i, name in enumerate(names, 1))
     task = make_task("letters", 5).model_copy(update={"goal": "Press a.", "start_state": state})
@@ -185,7 +190,7 @@ def test_a_cut_text_and_a_mean_of_nothing_are_written(tmp_path, monkeypatch):
     environment.model = World([None])
     result = run_iteration(LoopState(Clicker(), Counting(), Buffer()), environment, tasks_named(0, 1), SCALE, 1)
     result.metrics |= {"value": float("nan"), "kl": float("inf")}
-    module._write_iteration(tmp_path / "iterations" / "0001", LoopState(None, None, None), result)
+    module.write_iteration(tmp_path / "iterations" / "0001", LoopState(None, None, None), result)
     judged = json.loads((tmp_path / "iterations" / "0001" / "judged.json").read_text())
     assert judged and all(row == {"problem": "cut off at its token limit", "text": "", "task": None} for row in judged)
     text = (tmp_path / "iterations" / "0001" / "metrics.json").read_text()
@@ -238,7 +243,7 @@ def new_state(tiny_model_folder):
         generator = torch.Generator().manual_seed(1)
         for layer in model.adapted.values():
             layer.lora_b.data.normal_(0, 0.1, generator=generator)
-        return LoopState(Pressing(model, maximum_tokens=4), Learner(model, settings_of(SCALE)), None)
+        return LoopState(Pressing(model, maximum_tokens=4, grammar=PageGrammar()), Learner(model, settings_of(SCALE)), None)
 
     return make
 
@@ -310,7 +315,7 @@ def test_a_finished_training_loads_nothing(tmp_path, monkeypatch):
             (run.path / folder / f"{number:04d}" / "agent").mkdir(parents=True)
             atomic_write_json(run.path / folder / f"{number:04d}" / "metrics.json", {"transitions": 5.0})
     monkeypatch.setattr(module, "first_gate", lambda run: {"verdict": "doubtful"})
-    for name in ("grounded_model", "first_state", "MiniWobBatch"):
+    for name in ("grounded_model", "first_state"):
         monkeypatch.setattr(module, name, lambda *_: pytest.fail("a model or a browser was started"))
     monkeypatch.setattr(module, "start_tasks", lambda run: [])
     assert dream_training(run) == run.path / "iterations" / f"{SCALE.iterations:04d}" / "agent"
