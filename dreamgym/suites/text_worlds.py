@@ -552,7 +552,7 @@ def _state(self: TextWorldGame) -> str:
     scene = scene_of(facts, self.visited, list(self._possible()))
     return write_scene(scene if self.admissible else scene._replace(commands=None))
 
-# %% ../../nbs/31_text_worlds.ipynb #8941fb87
+# %% ../../nbs/31_text_worlds.ipynb #dca9b1df
 _PANELS = {"train": (range(1000), (1, 2)), "development": (range(1000, 1050), (1, 2)),
            "test": (range(2000, 2050), (1, 2)), "held_out": (range(3000, 3010), (3,))}
 
@@ -565,7 +565,7 @@ def _lacking(module: str, requirement: str) -> list[str]:
     "A sentence where a package is missing."
     return [] if find_spec(module) else [f'{module} is not installed; type: pip install "{requirement}"']
 
-
+# %% ../../nbs/31_text_worlds.ipynb #71b10091
 class TextWorlds(Suite):
     "Games of TextWorld: collecting, treasure and cooking, at three levels."
 
