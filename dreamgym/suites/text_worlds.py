@@ -115,7 +115,7 @@ def _with_food(thing: str, scene: Scene, goal: str) -> list[str]:
         ways += [f"eat {name}", *(f"cook {name} with {heat}" for heat in _HEAT if heat in scene.here)]
     return [*ways, "prepare meal"] if named(goal, name) and name != "meal" else ways
 
-# %% ../../nbs/31_text_worlds.ipynb #41ba3f19
+# %% ../../nbs/31_text_worlds.ipynb #16a3f58e
 def named(goal: str, thing: str) -> bool:
     "Does a goal name a thing?"
     return bool(re.search(rf"\bthe {re.escape(thing)}\b", goal))
@@ -139,7 +139,7 @@ def offered(
             commands += _with_food(thing, scene, goal)
     return _in_order(commands)
 
-
+# %% ../../nbs/31_text_worlds.ipynb #12de61c1
 def understood(
     action: str,  # as an agent wrote it
     commands: Sequence[str],  # that a game takes
@@ -183,7 +183,7 @@ def _asks(goal: str, verb: str) -> bool:
 def _yes(true: bool) -> str:
     return "yes" if true else "no"
 
-# %% ../../nbs/31_text_worlds.ipynb #62b6d7c9
+# %% ../../nbs/31_text_worlds.ipynb #9c50859f
 def _news(before: Scene, after: Scene) -> str:
     "What an action changed, in one sentence."
     if before.room != after.room:
@@ -194,7 +194,7 @@ def _news(before: Scene, after: Scene) -> str:
     opened = [f"{name} holds {inside}" for name, inside in after.here.items() if name in shut and inside != "closed"]
     return f"Now {', '.join(opened)}." if opened else ""
 
-
+# %% ../../nbs/31_text_worlds.ipynb #a6d2fc2c
 def explain_step(
     task: Task,  # gives the goal
     step: Transition,  # what happened
@@ -326,7 +326,7 @@ def _family_of(goal: str) -> str | None:
              .replace(r"\{2\}", "(, fry it|, roast it)?") for family, text in _GOALS.items()}
     return next((family for family, form in forms.items() if re.fullmatch(form, goal)), None)
 
-# %% ../../nbs/31_text_worlds.ipynb #c4c9b63a
+# %% ../../nbs/31_text_worlds.ipynb #45f570aa
 def _map(maker, random: np.random.Generator, family: str, level: int) -> tuple[list, list, list[str]]:
     "Rooms on the way, all rooms, and the commands of the way."
     chain, dead_ends = LEVELS[family][level - 1]
@@ -342,14 +342,14 @@ def _map(maker, random: np.random.Generator, family: str, level: int) -> tuple[l
     maker.set_player(rooms[0])
     return rooms[:chain], rooms, ways
 
-
+# %% ../../nbs/31_text_worlds.ipynb #5c3c6e6e
 def _collecting(maker, random: np.random.Generator, level: int) -> _Plan:
     way, _, walk = _map(maker, random, "collecting", level)
     coin = maker.new(type="o", name="coin")
     way[-1].add(coin)
     return _Plan(_GOALS["collecting"], (*walk, "take coin"), (("in", coin, maker.inventory),), ())
 
-
+# %% ../../nbs/31_text_worlds.ipynb #1de68ab7
 def _treasure(maker, random: np.random.Generator, level: int) -> _Plan:
     way, rooms, walk = _map(maker, random, "treasure", level)
     right, *wrong = [maker.new(type="o", name=name) for name in random.permutation(_THINGS)[:2 + level].tolist()]
@@ -403,7 +403,7 @@ def _cooking(maker, random: np.random.Generator, level: int) -> _Plan:
             "prepare meal", "eat meal"]
     return _Plan(goal, tuple(walk), (("consumed", meal),), tuple(lose))
 
-# %% ../../nbs/31_text_worlds.ipynb #0172c929
+# %% ../../nbs/31_text_worlds.ipynb #de8f5e10
 _ONE = RLock()  # TextWorld's reader of rules keeps its place in variables of its own
 
 
@@ -415,7 +415,7 @@ def _knowledge():
 
     return KnowledgeBase.load(logic_path=KB_LOGIC_PATH, grammar_path=KB_GRAMMAR_PATH)
 
-
+# %% ../../nbs/31_text_worlds.ipynb #2cf5103a
 def make_game(
     family: str,  # collecting, treasure or cooking
     level: int,  # 1 to 3
@@ -436,7 +436,7 @@ def make_game(
     game.metadata = {"walkthrough": plan.walkthrough}
     return game
 
-# %% ../../nbs/31_text_worlds.ipynb #77eb26c2
+# %% ../../nbs/31_text_worlds.ipynb #336aa0df
 _EDITION = "1"  # of the makers above: another edition keeps its games elsewhere
 _NAME = re.compile(rf"({'|'.join(FAMILIES)})-([123])/(\d+)")
 
@@ -451,7 +451,7 @@ def game_of(
     with _ONE:
         return _kept_game(found[1], int(found[2]), int(found[3]), writable_cache() / "textworld" / _EDITION)
 
-
+# %% ../../nbs/31_text_worlds.ipynb #5e601f7f
 def _kept_game(family: str, level: int, seed: int, folder: Path):
     "Read a game; make and keep it where it is missing or damaged."
     from textworld import Game
@@ -679,7 +679,7 @@ class AlfGrammar(Grammar):
         if listed:
             understood(action, commands.split("; "))
 
-# %% ../../nbs/31_text_worlds.ipynb #4264955f
+# %% ../../nbs/31_text_worlds.ipynb #34cd6981
 class AlfWorlds(Suite):
     "ALFWorld, from the folder that DREAMGYM_ALFWORLD names."
 
@@ -700,17 +700,6 @@ class AlfWorlds(Suite):
         return BatchOf(AlfWorldGame, real=True, grammar=self.grammar, capacity=parallel, maximum_steps=maximum_steps,
                        forgiving=True, name=self.name)
 
-    def random_action(self, task: Task, state: str, random: np.random.Generator) -> str | None:
-        "One of the commands of a state, drawn by chance."
-        _, listed, commands = state.rpartition("\nCan: ")
-        return str(random.choice(commands.split("; "))) if listed else None
-
-    def oracle(self, task: Task, state: str, past: Sequence[str]) -> str | None:
-        "The walkthrough in the game's file, as long as nobody has left it."
-        path = _alf_folder() / task.id.partition("/")[2] / "game.tw-pddl"
-        walk = json.loads(path.read_text(encoding="utf-8")).get("walkthrough") or []
-        return walk[len(past)] if len(past) < len(walk) and list(past) == walk[:len(past)] else None
-
     def sizes(self, scale: str) -> dict:
         "Episodes are long."
         return dict(maximum_steps=self.maximum_steps)
@@ -724,3 +713,18 @@ class AlfWorlds(Suite):
         except DreamgymError as error:
             return [*lacking, str(error)]
         return lacking
+
+# %% ../../nbs/31_text_worlds.ipynb #ca7f8be2
+@patch
+def random_action(self: AlfWorlds, task: Task, state: str, random: np.random.Generator) -> str | None:
+    "One of the commands of a state, drawn by chance."
+    _, listed, commands = state.rpartition("\nCan: ")
+    return str(random.choice(commands.split("; "))) if listed else None
+
+
+@patch
+def oracle(self: AlfWorlds, task: Task, state: str, past: Sequence[str]) -> str | None:
+    "The walkthrough in the game's file, as long as nobody has left it."
+    path = _alf_folder() / task.id.partition("/")[2] / "game.tw-pddl"
+    walk = json.loads(path.read_text(encoding="utf-8")).get("walkthrough") or []
+    return walk[len(past)] if len(past) < len(walk) and list(past) == walk[:len(past)] else None
