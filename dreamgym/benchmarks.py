@@ -35,13 +35,16 @@ import torch
 
 from .environments import BatchEnvironment, make_task, play_episodes
 from .experience_model import ExperienceModel, annotated_steps
-from .language_model import Example, LanguageModel, Placement, Sample, TokenTree, fetch_model, plant_trees
+from .fast_model import TokenTree, plant_trees
+from .fast_model import LanguageModel
+from .language_model import Example, Placement, Sample
 from .policy_optimization import Learner, LearnerSettings, group_advantages
 from .rollouts import Agent, Rollout, agent_prompt, collect_rollouts, in_turn
 from .pages import PageGrammar, sample_trajectories
 from .runs import Scale, derive_seed
 from .suites.miniwob import QUICK_KINDS, oracle_action
 from .trajectories import DreamgymError, Task, Trajectory, atomic_write_text
+from .weights import fetch_model
 
 # %% ../nbs/80_benchmarks.ipynb #cb252219
 class BenchmarkError(DreamgymError):

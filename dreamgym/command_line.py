@@ -284,7 +284,8 @@ def check_adapter(
     "Rank and factor of a saved adapter; a `DreamgymError` when it is missing, cut or no adapter."
     from safetensors import safe_open
 
-    from dreamgym.language_model import WeightsError, read_adapter_config
+    from dreamgym.language_model import read_adapter_config
+    from dreamgym.weights import WeightsError
 
     if not (folder / "adapter_config.json").exists():
         raise DreamgymError(f"{folder} holds no adapter (no adapter_config.json); name a folder such as "
@@ -304,7 +305,7 @@ def check_adapter(
 
 def _load_agent(folder: Path, scale: Scale):
     "An agent from a saved adapter of any rank."
-    from dreamgym.language_model import LanguageModel
+    from dreamgym.fast_model import LanguageModel
     from dreamgym.rollouts import Agent
 
     rank, _ = check_adapter(folder)

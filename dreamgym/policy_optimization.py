@@ -23,9 +23,11 @@ import torch
 from fastcore.basics import patch
 from safetensors.torch import load_file, save_file
 
-from .language_model import Example, LanguageModel, WeightsError, make_optimizer
+from .fast_model import LanguageModel
+from .language_model import Example, make_optimizer
 from .rollouts import Rollout
 from .trajectories import DreamgymError
+from .weights import WeightsError
 
 # %% ../nbs/23_policy_optimization.ipynb #30b67751
 def group_advantages(

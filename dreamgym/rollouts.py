@@ -31,7 +31,8 @@ from dreamgym.environments import (
     transition_of,
     waves,
 )
-from .language_model import Example, LanguageModel, Sample
+from .fast_model import LanguageModel
+from .language_model import Example, Sample
 from .runs import Run, Scale, derive_seed
 from .trajectories import DreamgymError, Task, Trajectory, Transition, read_trajectories, write_trajectories
 

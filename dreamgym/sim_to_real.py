@@ -9,7 +9,6 @@ __all__ = ['real_budget', 'rollouts_within', 'sim_to_real', 'agents_of', 'result
            'curve_rows', 'read_rows', 'merge_rows', 'save_results', 'AcrossSeeds', 'across_seeds']
 
 # %% ../nbs/25_sim_to_real.ipynb #b6e65f4d
-import csv
 import io
 import math
 from collections.abc import Callable, Sequence
@@ -18,15 +17,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
 import torch
 
 from .curriculum import mix_tasks
 from .environments import BatchEnvironment, start_tasks, suite_of
-from .evaluation import bootstrap_mean, evaluation, real_environment
+from .evaluation import evaluation, real_environment
 from .language_model import choose_placement
 from .policy_optimization import Learner
 from .rollouts import Rollout, collect_rollouts, demonstrations, new_agent, rejection_sampling, warm_start
 from .runs import DEFAULT_SUITE, Run, derive_seed
+from .statistics import bootstrap_mean
 from dreamgym.training_loop import (
     IterationResult,
     LoopState,
@@ -191,26 +192,36 @@ def _is_number(text: str) -> bool:
         return False
 
 
+def _cells(path: Path) -> list[list[str]]:
+    "All rows of a table as they stand, blank ones and the head among them; all as long as the longest."
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        text = file.read()
+    widest = 1 + max(line.count(",") for line in text.split("\n"))
+    return pd.read_csv(io.StringIO(text, newline=""), header=None, names=range(widest), dtype=str, keep_default_na=False,
+                       skip_blank_lines=False, engine="python").fillna("").to_numpy().tolist()
+
+
 def read_rows(
     path: str | Path,  # a CSV file in UTF-8, with or without a byte-order mark
     keys: Sequence[str] = (),  # columns that each row must fill
     numbers: Sequence[str] = ("seed", "success"),  # those of the keys that hold numbers
 ) -> list[dict[str, str]]:
     "The rows of a table of results; empty ones are passed over, others that cannot be read are refused by line."
-    path, rows = Path(path), []
+    path, rows, head, line = Path(path), [], [], 0
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restkey="", restval="", strict=True)
-            for row in reader:
-                spare = "".join(row.pop("", []))
-                if not (spare + "".join(row.values())).strip():
-                    continue
-                bad = [key for key in keys if not row.get(key, "").strip() or (key in numbers and not _is_number(row[key]))]
-                if spare.strip() or bad:
-                    problem = f"has no proper {bad[0]}" if bad else "has more cells than the head"
-                    raise ValueError(f"line {reader.line_num} {problem}")
-                rows.append(row)
-    except (OSError, ValueError, csv.Error) as error:
+        for cells in _cells(path):
+            line += 1 + sum(cell.count("\n") for cell in cells)
+            size = max((place for place, cell in enumerate(cells, 1) if cell.strip()), default=0)
+            if not size or not head:  # the first row that is not empty is the head
+                head = head or cells[:size]
+                continue
+            row = dict(zip(head, cells, strict=False))
+            bad = [key for key in keys if not row.get(key, "").strip() or (key in numbers and not _is_number(row[key]))]
+            if bad or size > len(head):
+                problem = f"has no proper {bad[0]}" if bad else "has more cells than the head"
+                raise ValueError(f"line {line} {problem}")
+            rows.append(row)
+    except (OSError, ValueError) as error:
         raise DreamgymError(f"The table {path} cannot be read ({error}); mend that file or name another.") from error
     return rows
 
@@ -226,12 +237,10 @@ def merge_rows(
     every = [row for row in (read_rows(path, keys) if path.exists() else []) if name(row) not in new] + list(rows)
     if not every:
         return
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(every[-1]), restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(sorted(every, key=lambda row: (row["scale"], float(row["seed"]), name(row))))
+    columns = list(every[-1])
+    every.sort(key=lambda row: (row["scale"], float(row["seed"]), name(row)))
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(path, text.getvalue())
+    atomic_write_text(path, pd.DataFrame(every, columns=columns, dtype=object).to_csv(index=False, lineterminator="\n"))
 
 
 def save_results(

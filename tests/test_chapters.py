@@ -15,10 +15,12 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 MODULES = sorted(path for path in (ROOT / "dreamgym").glob("*.py") if not path.name.startswith("_"))
-EXPECTED = """01_trajectories 02_runs 03_environments 07_language_model 09_rollouts 10_cot_annotation 11_experience_model
-    12_replay_buffer 13_curriculum 21_evaluation 23_policy_optimization 24_training_loop 25_sim_to_real 80_benchmarks
-    90_report 91_machine 92_notebook_runner 93_command_line index""".split()
-LIGHT = ["trajectories", "runs", "environments", "curriculum", "report", "machine", "notebook_runner", "command_line"]
+EXPECTED = """01_trajectories 02_runs 03_environments 04_pages 05_miniwob 06_weights 07_language_model 08_fast_model
+    09_rollouts 10_cot_annotation 11_experience_model 12_replay_buffer 13_curriculum 20_statistics 21_evaluation
+    23_policy_optimization 24_training_loop 25_sim_to_real 80_benchmarks 90_report 91_machine 92_notebook_runner
+    93_command_line index""".split()
+LIGHT = ["trajectories", "runs", "environments", "pages", "weights", "curriculum", "statistics", "report", "machine",
+         "notebook_runner", "command_line"]
 LONGEST_CELL = 40
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -231,7 +233,7 @@ def test_what_is_imported_is_declared():
     "A fresh install must bring everything that the modules and the chapters import."
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = {re.match(r"[\w-]+", line)[0].lower() for line in project["dependencies"]}
-    declared |= {"ipython", "urllib3"}  # parts of ipykernel and selenium
+    declared |= {"ipython", "urllib3", "markupsafe"}  # parts of ipykernel, selenium and jinja2
     optional = {"vllm", "ray", "pytest"}
     sources = {path.name: [ast.parse(path.read_text(encoding="utf-8"))] for path in MODULES}
     sources |= {path.name: [parse_cell(cell) for cell in code_cells(path)] for path in NOTEBOOKS}

@@ -346,7 +346,8 @@ def test_the_tests_of_the_repository(monkeypatch, tmp_path, capsys):
 @pytest.fixture
 def measured(monkeypatch, tmp_path):
     "`evaluate` without model and browser: what it would play is kept, every episode fails."
-    from dreamgym.evaluation import Evaluation, wilson
+    from dreamgym.evaluation import Evaluation
+    from dreamgym.statistics import wilson
     from dreamgym.suites import miniwob
 
     played = []
@@ -391,7 +392,7 @@ def test_evaluate_refuses_a_file_that_cannot_be_written_before_measuring(measure
 @pytest.mark.slow
 @pytest.mark.browser
 def test_evaluate_measures_a_saved_agent(tmp_path, capsys):
-    from dreamgym.language_model import LanguageModel
+    from dreamgym.fast_model import LanguageModel
 
     LanguageModel.load("smollm2", rank=4).save_adapter(tmp_path / "adapter")
     assert run_command(["evaluate", "--adapter", str(tmp_path / "adapter"), "--kinds", "click-button", "--size", "2",

@@ -5,13 +5,13 @@ import os
 import threading
 from collections import Counter
 from contextlib import contextmanager
-from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from markupsafe import escape
 
 import dreamgym.cot_annotation as module
 from dreamgym.cot_annotation import (
@@ -35,9 +35,18 @@ from dreamgym.cot_annotation import (
     question_key,
     without_system_role,
 )
-from dreamgym.pages import explain_transition, mask_quoted, named_texts, trace_fault, trace_text
-from dreamgym.pages import Element, render_state, sample_trajectories
-from dreamgym.language_model import LanguageModel, Sample, choose_placement
+from dreamgym.fast_model import LanguageModel
+from dreamgym.language_model import Sample, choose_placement
+from dreamgym.pages import (
+    Element,
+    explain_transition,
+    mask_quoted,
+    named_texts,
+    render_state,
+    sample_trajectories,
+    trace_fault,
+    trace_text,
+)
 from dreamgym.trajectories import (
     END_STATE,
     DreamgymError,

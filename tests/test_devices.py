@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from dreamgym.language_model import Example, LanguageModel, Placement, choose_placement
+from dreamgym.fast_model import LanguageModel
+from dreamgym.language_model import Example, Placement, choose_placement
 from dreamgym.policy_optimization import ALGORITHMS, Learner, LearnerSettings
 from dreamgym.rollouts import Rollout, Turn
 from dreamgym.trajectories import Task, Trajectory, Transition
@@ -92,7 +93,9 @@ def test_the_fast_sampler_samples_what_the_simple_one_does(load, device, prompts
     assert model._can_fuse()
     for temperature, stop in ((0.0, ()), (1.0, ()), (1.0, range(40))):  # with the last, rows end at every step
         fast = model.sample(prompts, 40, temperature, seed=3, stop=stop)
-        simple = model._sample_with(model._sample_batch, prompts, 40, temperature, 3, stop, 48)
+        model.fast = False
+        simple = model.sample(prompts, 40, temperature, seed=3, stop=stop)
+        model.fast = True
         assert bool(stop) == (len({len(s.tokens) for s in fast}) > 8)
         assert [s.tokens for s in fast] == [s.tokens for s in simple]
         for a, b in zip(fast, simple, strict=True):

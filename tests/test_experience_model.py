@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from conftest import ScriptedModel
 from gymnasium.utils.env_checker import check_env
+from hypothesis import given
+from hypothesis import strategies as st
 
 import dreamgym.experience_model as module
 from dreamgym.pages import explain_transition, mask_quoted
@@ -34,7 +36,8 @@ from dreamgym.experience_model import (
     variation_examples,
     variation_prompt,
 )
-from dreamgym.language_model import LanguageModel, choose_placement
+from dreamgym.fast_model import LanguageModel
+from dreamgym.language_model import choose_placement
 from dreamgym.trajectories import END_STATE, FAILURE_STATE, DreamgymError, Task, Trajectory, Transition
 
 START = "[1] button 'Knock'\n[2] button 'Open'\n[3] button 'Sing'"
@@ -177,6 +180,30 @@ def test_a_row_never_retrieves_its_own_group_even_when_others_run_out():
     assert nearest_rows(vectors, ["a"] * 4, 2) == [[]] * 4
     found = nearest_rows(vectors, list("abcd"), 3, ["x", "x", "y", "x"])
     assert [sorted(row) for row in found] == [[2], [2], [0, 1, 3], [2]]
+
+
+@given(st.lists(st.tuples(st.integers(-2, 2), st.integers(-2, 2), st.sampled_from("abc"), st.sampled_from("xyz")), max_size=40),
+       st.integers(0, 5), st.booleans())
+def test_nearest_rows_are_those_of_the_matrix_product_also_among_equals(rows, k, with_texts):
+    vectors = np.array([row[:2] for row in rows], float).reshape(-1, 2)  # small whole numbers: many products are equal
+    groups, texts = [row[2] for row in rows], [row[3] for row in rows] if with_texts else []
+    expected = []
+    for i, scores in enumerate(vectors @ vectors.T):
+        others = [j for j in range(len(rows)) if groups[j] != groups[i] and not (texts and texts[j] == texts[i])]
+        expected.append(sorted(others, key=lambda j: (-scores[j], j))[:k])
+    assert nearest_rows(vectors, groups, k, texts) == expected
+
+
+@pytest.mark.parametrize("copies", [30, 300])
+def test_of_many_equal_rows_the_first_are_taken(copies):
+    "Many steps read alike; which of them are shown must not depend on how the search breaks a tie."
+    random = np.random.default_rng(0)
+    kinds = random.normal(size=(5, 16)).astype(np.float32)
+    kinds /= np.linalg.norm(kinds, axis=1, keepdims=True)
+    order = np.arange(5 * copies) % 5
+    found = nearest_rows(kinds[order], [f"task/{i}" for i in range(len(order))], 4, [f"text {i}" for i in order])
+    nearest = np.argsort(-(kinds @ kinds.T) + 9 * np.eye(5))[:, 0]
+    assert found == [[int(nearest[kind]) + 5 * n for n in range(4)] for kind in order]
 
 
 def test_an_equal_step_of_another_task_is_no_demonstration():

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from dreamgym.curriculum import cluster_groups, cluster_values, task_values
-from dreamgym.language_model import Example, LanguageModel, WeightsError, chosen_log_probabilities
+from dreamgym.fast_model import chosen_log_probabilities
+from dreamgym.fast_model import LanguageModel
+from dreamgym.language_model import Example
 from dreamgym.policy_optimization import (
     ALGORITHMS,
     Learner,
@@ -31,6 +33,7 @@ from dreamgym.rollouts import Agent, Rollout, Turn
 from dreamgym.runs import Scale
 from dreamgym.training_loop import LoopState, settings_of
 from dreamgym.trajectories import DreamgymError, Task, Trajectory, Transition
+from dreamgym.weights import WeightsError
 
 GROUP_ALGORITHMS = [name for name, algorithm in ALGORITHMS.items() if not algorithm.critic]
 

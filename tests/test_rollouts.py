@@ -11,7 +11,8 @@ from dreamgym import rollouts as module
 from dreamgym.environments import BatchEnvironment, BatchOf, InvalidAction
 from dreamgym.pages import check_action, parse_action, sample_trajectories
 from dreamgym.experience_model import DreamBatch, Imagined
-from dreamgym.language_model import Example, LanguageModel, choose_placement
+from dreamgym.fast_model import LanguageModel
+from dreamgym.language_model import Example, choose_placement
 from dreamgym.pages import ids_last
 from dreamgym.rollouts import (
     Agent,

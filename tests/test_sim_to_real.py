@@ -3,6 +3,7 @@
 import csv
 import json
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -308,7 +309,8 @@ TABLE = "scale,seed,agent,success\nquick,0,dream,0.5\nquick,1,dream,0.25\n"
 
 @pytest.mark.parametrize("content", [
     TABLE.encode(), b"\xef\xbb\xbf" + TABLE.encode(), TABLE.replace("\n", "\r\n").encode(), (TABLE + "\n\n").encode(),
-    (TABLE + ",,,\n").encode(), (TABLE + " , ,,\n").encode(), TABLE.rstrip().encode(), TABLE.replace(".5\n", ".5,,\n").encode(),
+    (TABLE + ",,,\n").encode(), (TABLE + " , ,,\n").encode(), ("\n,,,,,\n" + TABLE).encode(),
+    TABLE.replace("success", "success,,").encode(), TABLE.rstrip().encode(), TABLE.replace(".5\n", ".5,,\n").encode(),
     b"\xef\xbb\xbf" + TABLE.replace("\n", "\r\n").encode() + b"\r\n"])
 def test_a_table_is_read_whatever_an_editor_did_to_it(tmp_path, content):
     path = tmp_path / "quick.csv"
@@ -337,3 +339,24 @@ def test_a_row_without_its_name_is_refused_by_line(tmp_path, content, problem):
     assert str(error.value).count(". ") == 0 and path.read_bytes() == content.encode("latin-1")
     with pytest.raises(DreamgymError):
         read_rows(tmp_path / "absent.csv")
+
+
+@pytest.mark.parametrize("name", ["quick", "cpu"])
+def test_the_stored_tables_are_merged_with_nothing_byte_by_byte(tmp_path, name):
+    folder = Path(__file__).parent.parent / "results"
+    for part, key in (("", "agent"), ("_fidelity", "when"), ("_types", "agent"), ("_curves", "where")):
+        stored = (folder / f"{name}{part}.csv").read_bytes()
+        (tmp_path / "table.csv").write_bytes(stored)
+        merge_rows(tmp_path / "table.csv", [], ("scale", "seed", key))
+        assert (tmp_path / "table.csv").read_bytes() == stored
+
+
+def test_a_cell_is_a_text_and_stays_the_one_it_was(tmp_path):
+    "Nothing becomes a number, a date or a missing value on its way through."
+    path = tmp_path / "quick.csv"
+    cells = ["NA", "nan", "None", "007", "1e3", "0.10", "true", " x ", "2024-01-02", "=1", "\x00", "'", "a,b"]
+    old = [row(str(seed), "dream", "0.50", versions=cell) for seed, cell in enumerate(cells)]
+    merge_rows(path, old, KEYS)
+    for _ in range(2):
+        merge_rows(path, [row(99, "dream", 0.5, versions="")], KEYS)
+        assert read_rows(path, KEYS) == [*old, row("99", "dream", "0.5", versions="")]

@@ -9,7 +9,8 @@ import dreamgym.training_loop as module
 from dreamgym.environments import BatchEnvironment, BatchOf, make_task
 from dreamgym.pages import check_action, parse_action
 from dreamgym.experience_model import Imagined
-from dreamgym.language_model import LanguageModel, Sample
+from dreamgym.fast_model import LanguageModel
+from dreamgym.language_model import Sample
 from dreamgym.policy_optimization import Learner
 from dreamgym.rollouts import Agent, Rollout
 from dreamgym.runs import Run, Scale
