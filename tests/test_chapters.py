@@ -17,10 +17,10 @@ NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 MODULES = sorted(path for path in (ROOT / "dreamgym").glob("*.py") if not path.name.startswith("_"))
 EXPECTED = """01_trajectories 02_runs 03_environments 04_pages 05_miniwob 06_weights 07_language_model 08_fast_model
     09_rollouts 10_cot_annotation 11_experience_model 12_replay_buffer 13_curriculum 20_statistics 21_evaluation
-    23_policy_optimization 24_training_loop 25_sim_to_real 80_benchmarks 90_report 91_machine 92_notebook_runner
-    93_command_line index""".split()
-LIGHT = ["trajectories", "runs", "environments", "pages", "weights", "curriculum", "statistics", "report", "machine",
-         "notebook_runner", "command_line"]
+    23_policy_optimization 24_training_loop 25_sim_to_real 80_benchmarks 90_report
+    91_machine 92_notebook_runner 93_command_line index""".split()
+LIGHT = ["trajectories", "runs", "environments", "pages", "weights", "curriculum", "statistics", "report",
+         "machine", "notebook_runner", "command_line"]
 LONGEST_CELL = 40
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -14,10 +14,11 @@ from dreamgym.curriculum import (
     structural_problem,
     task_values,
 )
-from dreamgym.environments import StateError
-from dreamgym.pages import parse_state
+from dreamgym.environments import Grammar, StateError
+from dreamgym.pages import PageGrammar, parse_state
 from dreamgym.trajectories import DreamgymError, Task
 
+PAGES = PageGrammar()
 PARENT = Task(id="click-button/7", kind="click-button", seed=7, goal='Click on the "Ok" button.',
               start_state="[1] button 'Ok'\n[2] button 'No'\ntext lorem ipsum")
 LOGIN = Task(id="login-user/3", kind="login-user", seed=3,
@@ -67,10 +68,10 @@ def test_seed_tasks_are_the_most_undecided():
 
 
 def test_a_variation_hangs_on_the_real_task():
-    task = parse_variation(f"  {GOOD}\n", PARENT, "a1")
+    task = parse_variation(f"  {GOOD}\n", PARENT, "a1", PAGES)
     assert (task.id, task.parent, task.kind, task.seed) == ("click-button/7~a1", "click-button/7", "click-button", 7)
     assert task.synthetic and task.goal == 'Click on the "Yes" button.' and len(parse_state(task.start_state)) == 3
-    assert parse_variation(GOOD, task, "b2").id == "click-button/7~b2"
+    assert parse_variation(GOOD, task, "b2", PAGES).id == "click-button/7~b2"
 
 
 @pytest.mark.parametrize("text", [
@@ -80,7 +81,7 @@ def test_a_variation_hangs_on_the_real_task():
 ])
 def test_what_is_no_task_is_refused(text):
     with pytest.raises(StateError):
-        parse_variation(text, PARENT, "x")
+        parse_variation(text, PARENT, "x", PAGES)
 
 
 def test_any_text_is_parsed_or_refused():
@@ -89,7 +90,7 @@ def test_any_text_is_parsed_or_refused():
     for _ in range(500):
         text = "".join(random.choice(letters, size=random.integers(0, 20)))
         try:
-            task = parse_variation(text, PARENT, "x")
+            task = parse_variation(text, PARENT, "x", PAGES)
         except StateError:
             continue
         assert task.goal and "\n" not in task.goal and parse_state(task.start_state) is not None
@@ -109,14 +110,14 @@ def test_any_text_is_parsed_or_refused():
 ])
 def test_the_structure_is_checked(goal, page, problem):
     task = PARENT.model_copy(update={"id": "click-button/7~x", "goal": goal, "start_state": page})
-    assert structural_problem(task, PARENT) == problem
+    assert structural_problem(task, PARENT, grammar=PAGES) == problem
 
 
 def test_names_that_the_page_never_shows_are_fine():
     other = LOGIN.model_copy(update={"goal": LOGIN.goal.replace("vina", "karrie").replace("US", "x1")})
-    assert structural_problem(other, LOGIN) == ""
+    assert structural_problem(other, LOGIN, grammar=PAGES) == ""
     short = LOGIN.model_copy(update={"goal": 'Enter the username "vina" and press login.'})
-    assert structural_problem(short, LOGIN) == "another type of task"
+    assert structural_problem(short, LOGIN, grammar=PAGES) == "another type of task"
 
 
 @pytest.mark.parametrize("parent, goal, page", [
@@ -126,12 +127,12 @@ def test_names_that_the_page_never_shows_are_fine():
 ])
 def test_other_names_lists_and_places_are_the_same_type(parent, goal, page):
     task = parent.model_copy(update={"id": f"{parent.id}~x", "goal": goal, "start_state": page})
-    assert structural_problem(task, parent) == ""
+    assert structural_problem(task, parent, grammar=PAGES) == ""
 
 
 def test_known_tasks_are_not_new():
-    task = parse_variation(GOOD, PARENT, "x")
-    assert structural_problem(task, PARENT, {(task.goal, task.start_state)}) == "not new"
+    task = parse_variation(GOOD, PARENT, "x", PAGES)
+    assert structural_problem(task, PARENT, {(task.goal, task.start_state)}, PAGES) == "not new"
 
 
 def test_judging_tries_out_the_survivors_only():
@@ -141,11 +142,11 @@ def test_judging_tries_out_the_survivors_only():
         tried.extend(task.id for task in tasks)
         return ["every click fails"] * len(tasks)
 
-    judged = judge_variations([GOOD, "nonsense", GOOD], [PARENT] * 3, try_out, seed=4)
+    judged = judge_variations([GOOD, "nonsense", GOOD], [PARENT] * 3, try_out, seed=4, grammar=PAGES)
     assert [j.problem.split(" ")[0] for j in judged] == ["every", "An", "not"]
     assert judged[1].task is None and [j.text for j in judged] == [GOOD, "nonsense", GOOD]
     assert tried == [judged[0].task.id]
-    assert judge_variations([GOOD], [PARENT], seed=4)[0].task == judged[0].task, "the seed decides the name"
+    assert judge_variations([GOOD], [PARENT], seed=4, grammar=PAGES)[0].task == judged[0].task, "the seed decides the name"
     assert judge_variations([], []) == []
     with pytest.raises(ValueError):
         judge_variations([GOOD], [])
@@ -230,7 +231,7 @@ def test_no_type_is_forgotten_by_the_mixture():
 
 
 def test_a_text_that_was_cut_off_is_no_task():
-    judged = judge_variations([GOOD, None, GOOD], [PARENT] * 3, lambda tasks: [""] * len(tasks), seed=4)
+    judged = judge_variations([GOOD, None, GOOD], [PARENT] * 3, lambda tasks: [""] * len(tasks), seed=4, grammar=PAGES)
     assert [j.problem for j in judged] == ["", "cut off at its token limit", "not new"]
     assert judged[1] == (None, "cut off at its token limit", "")
-    assert judge_variations([GOOD] * 2, [PARENT] * 2, seed=4)[0].task == judged[0].task, "names of the others stay"
+    assert judge_variations([GOOD] * 2, [PARENT] * 2, seed=4, grammar=PAGES)[0].task == judged[0].task, "names of the others stay"

@@ -1,220 +1,205 @@
-"Pages as text, actions, the contract, panels; then real pages in a real browser."
+"The contract of every world, grammars, batches of guests, and suites."
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import tempfile
+import re
+import threading
 import time
 
-import gymnasium
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dreamgym import environments
+from dreamgym import runs
 from dreamgym.environments import (
+    ANY_TEXT,
+    PANELS,
     BatchOf,
+    Grammar,
     InvalidAction,
     StateError,
+    Suite,
     TextEnvironment,
+    WorldFailed,
     make_task,
     play_episodes,
+    start_episodes,
     start_tasks,
+    step_episodes,
+    suite_of,
+    training_kinds,
+    transition_of,
+    waves,
 )
-from dreamgym.suites.miniwob import panel_hash
-from dreamgym.pages import (
-    Action,
-    Element,
-    check_action,
-    one_line,
-    parse_action,
-    parse_state,
-    quote,
-    render_element,
-    render_state,
-    sample_trajectories,
-    unquote,
-)
-from dreamgym.rollouts import offline_data
-from dreamgym.suites.miniwob import (
-    Browser,
-    BrowserMissing,
-    HELD_OUT_KINDS,
-    KINDS,
-    MiniWobBatch,
-    MiniWobEnvironment,
-    PanelError,
-    TRAINING_KINDS,
-    collect_trajectories,
-    find_browser,
-    find_driver,
-    install_browser,
-    load_panel,
-    make_panels,
-    oracle_action,
-    quit_chrome,
-    start_chrome,
-    wrong_action,
-)
-from dreamgym.runs import Run, Scale, data_folder
+from dreamgym.runs import Run, load_suite
 from dreamgym.trajectories import (
     END_STATE,
     FAILURE_STATE,
     DreamgymError,
     Task,
+    Transition,
     read_trajectories,
     write_trajectories,
 )
 
-PAGE = "text Username\n[1] input ''\n[2] password 'x'\n[3] select 'a' of 'a' | 'it\\'s'\n[4] checkbox 'b' off\n[5] button 'Go'"
-browser_test = pytest.mark.browser
+
+def complaint_of(action, *arguments, **options) -> str:
+    "The one sentence of the error that a call raises."
+    with pytest.raises(DreamgymError) as error:
+        action(*arguments, **options)
+    sentence = str(error.value)
+    assert "\n" not in sentence and sentence.isprintable(), sentence
+    return sentence
 
 
-# ---------------------------------------------------------------- pages as text
+# ---------------------------------------------------------------- grammars
 
 
-def random_text(random) -> str:
-    letters = list("ab'\\[]|\"19() é中") + ["on", " of ", "text "]
-    return " ".join("".join(random.choice(letters, size=random.integers(0, 9))).split())
+LETTERS = st.characters(exclude_categories=["Cs"])
+LINES = st.lists(st.sampled_from(["a door", "a lamp, lit", "same", "edit", "page", "2= x", "1-", "0+", "", " "]), max_size=7)
+TEXTS = st.one_of(LINES.map("\n".join), st.text(LETTERS, max_size=40), st.text(st.sampled_from("ab\n \r\u2028\x85"), max_size=12))
 
 
-def random_element(random, number: int) -> Element:
-    text = random_text(random)
-    match random.integers(4):
-        case 0:
-            return Element(None, "text", text or "x")
-        case 1:
-            return Element(number, "checkbox", text, on=bool(random.integers(2)))
-        case 2:
-            return Element(number, "select", text, options=tuple(random_text(random) for _ in range(1 + number % 4)))
-    return Element(number, "button", text)
+@given(TEXTS, TEXTS)
+def test_a_change_is_undone_by_apply(before, after):
+    change = ANY_TEXT.change(before, after)
+    if after not in (END_STATE, FAILURE_STATE) or before == after:
+        assert ANY_TEXT.apply(before, change) == after
+    assert len(change) <= len(f"page\n{after}") or change == "same"
+    if not after[-1:].isspace():
+        assert change.rstrip() == change or change == "page\n", "whoever strips an answer loses nothing"
 
 
-def test_a_page_can_be_read_back():
-    random = np.random.default_rng(0)
-    for _ in range(500):
-        elements = [random_element(random, number) for number in range(1, 2 + random.integers(8))]
-        assert parse_state(render_state(elements)) == elements
-    for state in (PAGE, ""):
-        assert render_state(parse_state(state)) == state
+@given(LINES, st.integers(0, 6), st.sampled_from(["a new line", "2= x", "a door"]))
+def test_one_line_of_many_is_an_edit(lines, place, line):
+    room = [f"{number}: {text} and so much more that nobody wants to write it twice" for number, text in enumerate(lines)]
+    after = [*room[:place], line, *room[place + 1:]] if place < len(room) else [*room, line]
+    change = ANY_TEXT.change("\n".join(room), "\n".join(after))
+    assert ANY_TEXT.apply("\n".join(room), change) == "\n".join(after)
+    assert len(room) < 2 or len(change) < 30
 
 
-PLAIN = st.text(st.characters(codec="utf-8")).map(one_line)
-QUOTED = PLAIN.map(str.strip)
-TAGS = st.sampled_from(["button", "link", "input", "checkbox", "select", "text", "icon"])
-TEXTS = PLAIN.map(lambda text: Element(None, "text", text))
-THINGS = st.builds(Element, st.integers(0, 9999), TAGS, QUOTED, st.sampled_from([None, True, False]),
-                   st.lists(QUOTED, max_size=3).map(tuple))
+def test_what_changed_is_told_in_few_letters():
+    room = "You are in the hall.\nThere is a chest.\nA lamp burns."
+    assert ANY_TEXT.change(room, room) == "same"
+    assert ANY_TEXT.change(room, room.replace("There is a chest.", "The chest is open.")) == "edit\n2= The chest is open."
+    assert ANY_TEXT.change(room, f"Night.\n{room}") == "edit\n0+ Night."
+    assert ANY_TEXT.change(room, f"{room}\nA cat.") == "edit\n3+ A cat."
+    assert ANY_TEXT.change(room, room.replace("There is a chest.\n", "")) == "edit\n2-"
+    assert ANY_TEXT.change(room, "A cellar.") == "page\nA cellar."
 
 
-@given(st.lists(TEXTS | THINGS, max_size=6, unique_by=lambda e: e if e.id is None else e.id))
-def test_whatever_a_page_can_hold_survives(elements):
-    assert parse_state(render_state(elements)) == elements
+def test_a_long_state_is_edited_too():
+    old = [str(number) for number in range(12_000)]
+    after = "\n".join([*old[:11_500], "x", *old[11_501:]])
+    assert ANY_TEXT.change("\n".join(old), after) == "edit\n11501= x"
+    assert ANY_TEXT.apply("\n".join(old), "edit\n11501= x") == after
 
 
-@given(st.lists(st.text(st.characters(codec="utf-8")), max_size=3))
-def test_white_space_is_the_only_thing_that_a_page_changes(texts):
-    page = render_state([Element(None, "text", text) for text in texts])
-    assert parse_state(page) == [Element(None, "text", one_line(text)) for text in texts]
-    assert len(page.split("\n")) == max(1, len(texts))
-    button = parse_state(render_element(Element(1, "select", " ".join(texts), None, tuple(texts))))[0]
-    assert (button.text, button.options) == (one_line(" ".join(texts)).strip(), tuple(one_line(t).strip() for t in texts))
-
-
-def test_empty_texts_are_texts():
-    elements = [Element(None, "text", ""), Element(1, "select", "", options=("", "a")), Element(None, "text", "")]
-    assert parse_state(render_state(elements)) == elements and parse_state(render_state(elements[:1])) == elements[:1]
-    assert parse_state(render_state([])) == []
-
-
-def test_quotes_are_escaped_and_white_space_is_one_space():
-    for text in ("it's", "\\", "\\'", "''", "'", "a\\"):
-        assert unquote(quote(text)) == text
-    assert quote(" a\n\t b\u2028c ") == "'a b c'"
-
-
-@pytest.mark.parametrize("line", [
-    "Login", "text", "texts ", "[1] button", "[1] button Go", "[1] button 'Go", "[1] button 'it's'", "[1]button 'a'",
-    "[a] button 'a'", "[12345] button 'a'", "[-1] button 'a'", "[١] button 'a'", "[1] Button 'a'", "[1] button 'a' ",
-    "[1] checkbox 'a' yes", "[1] select 'a' of", "[1] select 'a' of b", "[1] select 'a' of 'a' |", "goal: [1] a 'b'",
-    "[1] button 'a'\n\n[2] button 'b'", "[1] button 'a'\n[1] button 'b'", "<b>bold</b>",
+@pytest.mark.parametrize("change", [
+    "", "Same", "same ", "same\n", "same\nsame", "edit", "edit\n", "edit\nx", "edit\n= x", "edit\n1 = x", "edit\n1=x",
+    "edit\n4= x", "edit\n4-", "edit\n4+ x", "edit\n0= x", "edit\n0-", "edit\n1- x", "edit\n1= x\n1= y", "edit\n1-\n1-",
+    "edit\n1-\n1= x", "edit\n2= x\n\n3= y", "edit\n-1= x", "edit\n01= x", "edit\n\u0661= x", "edit\n1\u00b2= x", "edit\n1= x\n ",
+    "edit\n9999999999= x", "page", "page x", "Page\nx", " page\nx", f"page\n{END_STATE}", f"page\n{FAILURE_STATE}",
+    "edit\n1= (end)\n2-\n3-",
 ])
-def test_anything_else_is_no_page(line):
-    with pytest.raises(StateError):
-        parse_state(line)
+def test_what_is_no_change_is_refused(change):
+    with pytest.raises(StateError) as error:
+        ANY_TEXT.apply("one\ntwo\nthree", change)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 150
 
 
-def test_the_two_special_pages_have_no_elements():
-    assert parse_state(END_STATE) == parse_state(FAILURE_STATE) == []
+@given(TEXTS, TEXTS)
+def test_any_text_is_read_as_a_change_or_refused(before, change):
+    try:
+        after = ANY_TEXT.apply(before, change)
+    except StateError:
+        return
+    assert change == "same" and after == before or change.startswith(("edit\n", "page\n"))
 
 
-# ---------------------------------------------------------------- actions
+def test_a_state_of_another_world_is_no_next_state():
+    class Lower(Grammar):
+        def check_state(self, state):
+            if state != state.lower():
+                raise StateError("Capitals are no letters here.")
+
+    assert Lower().apply("a\nb", "edit\n1= c") == "c\nb"
+    for change in ("edit\n1= C", "page\nC"):
+        with pytest.raises(StateError, match="Capitals"):
+            Lower().apply("a\nb", change)
 
 
-def test_actions_are_parsed():
-    assert parse_action("click 12") == Action("click", 12)
-    assert parse_action("type 3 two  words '") == Action("type", 3, "two  words '")
-    assert parse_action("select 4 it's\n") == Action("select", 4, "it's")
-
-
-@pytest.mark.parametrize("text", [
-    "", "click", "click one", "click 1 2", "click  1", "Click 1", "click 12345", "click -1", "click 1.0", "click ١",
-    "type 1", "type 1 ", "type 1  x", "select 2", "press 1", "click 1\nclick 2", "type 1 a\nb", "click(1)", "[click 1]",
-])
-def test_anything_else_is_no_action(text):
-    with pytest.raises(InvalidAction) as error:
-        parse_action(text)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("text, allowed", [
-    ("click 1", True), ("click 4", True), ("click 5", True), ("click 6", False), ("click 0", False),
-    ("type 1 a", True), ("type 2 a", True), ("type 4 a", False), ("type 5 a", False), ("type 3 a", False),
-    ("select 3 a", True), ("select 3 it's", True), ("select 3 b", False), ("select 1 a", False),
-])
-def test_the_page_decides_what_can_be_done(text, allowed):
-    if allowed:
-        assert check_action(parse_action(text), PAGE).id == int(text.split()[1])
+@pytest.mark.parametrize(("action", "sound"), [
+    ("go north", True), (" look ", True), ("look\n", True), ("", False), (" \n", False), ("go\nnorth", False)])
+def test_an_action_is_one_line_of_text(action, sound):
+    if sound:
+        assert ANY_TEXT.check_action(action, "a hall") is None and ANY_TEXT.describe(action, "a hall") == action.strip()
     else:
-        with pytest.raises(InvalidAction):
-            check_action(parse_action(text), PAGE)
-    with pytest.raises(InvalidAction):
-        check_action(parse_action(text), END_STATE)
+        with pytest.raises(InvalidAction, match="one line of text"):
+            ANY_TEXT.check_action(action, "a hall")
+    assert "\n" not in ANY_TEXT.describe(action, "a hall") and ANY_TEXT.show("a\nhall") == "a\nhall"
+
+
+@given(TEXTS, TEXTS, TEXTS, TEXTS, st.sampled_from([(0.0, False), (0.0, True), (1.0, True)]))
+def test_every_step_of_every_world_is_explained_in_one_line(goal, before, action, after, end):
+    reward, done = end
+    task = Task(id="a/0", kind="a", goal=goal, start_state=before)
+    trace = ANY_TEXT.explain(task, Transition(state=before, action=action, next_state=after, reward=reward, done=done))
+    assert len(trace.split("\n")) == 1 and len(trace) <= 400 + len(" ".join(goal.split())), "teachers may write as much"
+    place = ANY_TEXT.judgement(trace)
+    verdict = trace[place:].strip() if done else trace
+    assert not done or verdict == ("This ends the task well." if reward else "This ends the task badly.")
+
+
+def test_a_trace_names_what_came_and_went():
+    task = Task(id="a/0", kind="a", goal="Open the red chest with the key.", start_state="A chest, shut.\nA lamp.")
+    step = Transition(state=task.start_state, action="open chest", next_state="A chest, open.\nA lamp.", reward=0.0, done=False)
+    trace = ANY_TEXT.explain(task, step)
+    assert trace == ("It does: open chest. The task names Open, chest. Gone: 'A chest, shut.'. New: 'A chest, open.'. "
+                     "It goes on.")
+    waits = step.model_copy(update={"action": "wait", "next_state": task.start_state})
+    assert ANY_TEXT.explain(task, waits) == "It does: wait. The task names nothing of it. Nothing changes."
+
+
+def test_a_world_that_says_nothing_doubts_and_forbids_nothing():
+    task = Task(id="a/0", kind="a", goal="Go.", start_state="a hall")
+    assert ANY_TEXT.doubt("This ends the task well.", task, "a hall") == "" == ANY_TEXT.variation_problem(task, task)
+    assert ANY_TEXT.practice("x This ends the task well.\n=> success") is None and ANY_TEXT.trials(task, 3) == []
+    assert ANY_TEXT.judgement("no form") == len("no form") and ANY_TEXT.hint
 
 
 # ---------------------------------------------------------------- the contract
 
 
 class Counter(TextEnvironment):
-    "Click until the number of the seed is reached; a guest that does the least it may."
+    "Count down from the number of the seed; a guest that does the least it may."
 
     maximum_steps = 3
 
     def reset(self, *, seed=None, options=None):
         self.left = seed
-        return f"[1] button '{self.left}'", {}
+        return f"{self.left} to go", {}
 
     def step(self, action):
-        check_action(parse_action(action), "[1] button 'x'")
+        if action != "count":
+            raise InvalidAction("Only counting counts.")
         self.left -= 1
-        return (END_STATE, 1, True, False, {}) if not self.left else (f"[1] button '{self.left}'", 0, False, False, {})
+        return (END_STATE, 1, True, False, {}) if not self.left else (f"{self.left} to go", 0, False, False, {})
 
 
 def test_any_environment_can_be_batched():
     environment = BatchOf(Counter)
     tasks = environment.reset_batch([make_task("count", n) for n in (1, 2, 9, 5)])
-    assert [t.start_state for t in tasks] == ["[1] button '1'", "[1] button '2'", "[1] button '9'", "[1] button '5'"]
-    first = environment.step_batch(["click 1", "click 1", "click 1", "jump"])
+    assert [t.start_state for t in tasks] == ["1 to go", "2 to go", "9 to go", "5 to go"]
+    first = environment.step_batch(["count", "count", "count", "jump"])
     assert first[0] == (END_STATE, 1.0, True, False, {}) and first[3][:4] == (FAILURE_STATE, 0.0, True, False)
     assert "invalid" in first[3][4]
-    second = environment.step_batch([None, "click 1", "click 1", None])
+    second = environment.step_batch([None, "count", "count", None])
     assert second[0] is None and second[1][2] and second[2][2:4] == (False, False)
-    assert environment.step_batch([None, None, "click 1", None])[2][2:4] == (False, True), "cut at its own limit"
+    assert environment.step_batch([None, None, "count", None])[2][2:4] == (False, True), "cut at its own limit"
     assert environment.transitions == 7 and environment.maximum_steps == 3
-    for actions in ([], ["click 1"], ["click 1"] * 5):
+    for actions in ([], ["count"], ["count"] * 5):
         with pytest.raises(DreamgymError, match=f"{len(actions)} actions for 4 episodes: reset first"):
             environment.step_batch(actions)
     assert environment.transitions == 7
@@ -222,225 +207,28 @@ def test_any_environment_can_be_batched():
 
 def test_play_episodes_records_any_environment():
     tasks = [make_task("count", n) for n in (2, 9)]
-    solved, cut = play_episodes(BatchOf(Counter), tasks, lambda *_: "click 1", "test")
+    solved, cut = play_episodes(BatchOf(Counter), tasks, lambda *_: "count", "test")
     assert (solved.success, solved.truncated, len(solved), solved.source) == (True, False, 2, "test")
     assert (cut.success, cut.truncated, len(cut), cut.real) == (False, True, 3, False)
-    none, stopped = play_episodes(BatchOf(Counter), tasks, lambda i, task, page, past: "click 1" if i and not past else None)
+    none, stopped = play_episodes(BatchOf(Counter), tasks, lambda i, task, page, past: "count" if i and not past else None)
     assert none is None and stopped.truncated and len(stopped) == 1
-
-
-def test_a_batch_is_told_what_is_wrong_before_a_browser_starts(monkeypatch):
-    monkeypatch.setattr(environments, "start_chrome", lambda: pytest.fail("a browser was started"))
-    with MiniWobBatch(browsers=1) as environment:
-        with pytest.raises(DreamgymError, match="reset first"):
-            environment.step_batch(["click 1"])
-        with pytest.raises(DreamgymError, match="invented and has no real page"):
-            environment.reset_batch([Task(id="login-user/1~a", kind="login-user", synthetic=True)])
-        for kind in ("no-such-task", "../miniwob/login-user", ""):
-            with pytest.raises(DreamgymError, match="has no task type"):
-                environment.reset_batch([Task(id="x", kind=kind)])
-    with pytest.raises(DreamgymError, match="Pass the task"):
-        MiniWobEnvironment().reset()
-
-
-def test_a_browser_that_never_starts_is_tried_three_times(monkeypatch):
-    from selenium.common.exceptions import WebDriverException
-
-    attempts = []
-
-    def broken():
-        attempts.append(1)
-        raise WebDriverException("cannot connect\nto chrome")
-
-    monkeypatch.setattr(environments, "start_chrome", broken)
-    with MiniWobBatch(browsers=1) as environment, pytest.raises(DreamgymError, match="three times") as error:
-        environment.reset_batch([make_task("login-user", 1)])
-    assert len(attempts) == 3 and "\n" not in str(error.value)
-
-
-def test_a_missing_browser_is_named_with_the_command_to_type(monkeypatch):
-    monkeypatch.delenv("DREAMGYM_BROWSER", raising=False)
-    monkeypatch.setattr(environments, "_NAMES", ("no-such-browser",))
-    for look in (find_browser, lambda: MiniWobBatch(1).reset_batch([make_task("login-user", 1)])):
-        with pytest.raises(BrowserMissing, match="apt-get install -y chromium chromium-driver"):
-            look()
-    monkeypatch.setattr(environments.os, "geteuid", lambda: 1000)
-    with pytest.raises(BrowserMissing):
-        install_browser()
-    monkeypatch.setenv("DREAMGYM_BROWSER", sys.executable)
-    assert find_browser() == install_browser() == sys.executable
-
-
-@pytest.mark.parametrize("variable, look", [("DREAMGYM_BROWSER", find_browser), ("SE_CHROMEDRIVER", find_driver)])
-def test_a_variable_that_names_no_program_is_named_and_nothing_installed(variable, look, monkeypatch, tmp_path):
-    monkeypatch.setattr(environments.subprocess, "run", lambda *_, **__: pytest.fail("something was installed"))
-    monkeypatch.setattr(environments.os, "geteuid", lambda: 0)
-    (tmp_path / "plain").write_text("no program")
-    for wrong in ("no-such-program", "/no/such/program", str(tmp_path), str(tmp_path / "plain"), "~/no/program", " "):
-        monkeypatch.setenv(variable, wrong)
-        for search in (look, install_browser) if look is find_browser else (look,):
-            with pytest.raises(BrowserMissing, match=f"^{variable} is '{wrong}'.*unset it"):
-                search()
-    program = tmp_path / "program"
-    program.write_text("#!/bin/sh")
-    program.chmod(0o755)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for right in ("./program", "~/program", str(program)):
-        monkeypatch.setenv(variable, right)
-        assert look() == str(program)
-    monkeypatch.setenv(variable, "")
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(environments, "_NAMES", ("no-such-browser",))
-    if look is find_driver:
-        assert find_driver() is None
-
-
-def test_half_a_surrogate_pair_on_a_real_page_is_replaced():
-    row = {"id": 1, "tag": "select", "text": "a\ud83d", "options": ["\ude00b", "\ud83d\ude00"]}
-    report = environments._read_report({"goal": "g\ud83d", "done": False, "raw": 0, "rows": [row]})
-    assert report.goal == "g\ufffd" and parse_state(report.state)[0].options == ("\ufffdb", "\U0001f600")
-    assert report.state.encode()
-
-
-def test_half_marks_are_no_success():
-    def read(raw, done=True):
-        return environments._read_report({"goal": "g", "done": done, "raw": raw, "rows": []})
-
-    assert [read(raw).success for raw in (1, 0.99, 0.5, 0, -1)] == [True, False, False, False, False]
-    assert read(1).state == END_STATE and read(0, done=False).state == ""
-
-
-# ---------------------------------------------------------------- panels and sample
-
-
-def test_panels_are_disjoint_and_held_out_kinds_are_tested_only():
-    panels = {name: load_panel(name) for name in ("train", "development", "test")}
-    ids = [task.id for tasks in panels.values() for task in tasks]
-    assert len(ids) == len(set(ids))
-    assert {t.kind for t in panels["train"]} == {t.kind for t in panels["development"]} == set(TRAINING_KINDS)
-    assert {t.kind for t in panels["test"]} == set(KINDS) and len(TRAINING_KINDS) >= 14 and len(HELD_OUT_KINDS) >= 2
-    for tasks in panels.values():
-        assert all(task == make_task(task.kind, task.seed) for task in tasks)
-
-
-def test_the_frozen_file_is_the_one_of_the_book():
-    assert json.loads((data_folder() / "panels.json").read_text()) == make_panels()
-    assert panel_hash() == make_panels()["sha256"] and len(panel_hash()) == 64
-
-
-def test_parts_of_a_panel():
-    tasks = load_panel("train", ["login-user", "enter-text"], 3, offset=10)
-    assert [t.id for t in tasks] == [f"{kind}/{n}" for kind in ("login-user", "enter-text") for n in (10, 11, 12)]
-    assert len(load_panel("test", ["login-user"], 10_000)) == 50
-    for name, kinds, says in (("exam", None, "No panel named"), ("train", HELD_OUT_KINDS, "no task type"),
-                              ("test", ["golf"], "no task type")):
-        with pytest.raises(PanelError, match=says):
-            load_panel(name, kinds)
-
-
-@pytest.mark.parametrize("damage", [
-    lambda text: text[:100], lambda text: text.replace("2050", "2049"), lambda text: "[]", lambda text: "{}",
-    lambda text: text.replace('"sha256": "', '"sha256": "0'), lambda text: "",
-])
-def test_a_changed_panel_file_is_noticed(tmp_path, monkeypatch, damage):
-    (tmp_path / "panels.json").write_text(damage((data_folder() / "panels.json").read_text()))
-    monkeypatch.setattr(environments, "data_folder", lambda: tmp_path)
-    for use in (panel_hash, lambda: load_panel("test")):
-        with pytest.raises(PanelError, match="panels.json .*restore it"):
-            use()
-    (tmp_path / "panels.json").unlink()
-    with pytest.raises(PanelError, match="restore it"):
-        panel_hash()
-
-
-@pytest.mark.parametrize("name", ["quick", "cpu", "gpu", "paper"])
-def test_every_scale_leaves_its_tasks_steps_enough(name):
-    scale = Scale.named(name)
-    needed = {t.task.kind: len(t) for t in sample_trajectories() if t.source == "oracle" and t.task.kind in scale.kinds}
-    assert set(needed) == set(scale.kinds), "a scale trains on kinds that the sample shows"
-    assert max(needed.values()) < scale.maximum_steps, "one step at least is left for a mistake"
-
-
-def test_the_sample_covers_all_training_kinds_with_both_outcomes():
-    sample = sample_trajectories()
-    assert (data_folder() / "sample_trajectories.jsonl").stat().st_size <= 300_000
-    assert {t.task.kind for t in sample} == set(TRAINING_KINDS)
-    assert 0.35 < np.mean([t.success for t in sample]) < 0.65
-    train = {task.id for task in load_panel("train")}
-    assert all(t.task.id in train and t.real for t in sample)
-    for step in (s for t in sample for s in t.transitions):
-        assert render_state(parse_state(step.state)) == step.state and len(step.state) < 1000
-        if step.invalid:
-            assert step.next_state == FAILURE_STATE
-        else:
-            check_action(parse_action(step.action), step.state)
-
-
-def test_oracles_know_the_way_on_recorded_pages():
-    for t in sample_trajectories():
-        if t.source == "oracle":
-            past = [s.action for s in t.transitions]
-            for number, step in enumerate(t.transitions):
-                assert oracle_action(t.task.kind, t.task.goal, step.state, past[:number]) == step.action
-
-
-def test_a_wrong_action_is_possible_and_wrong():
-    random = np.random.default_rng(0)
-    for t in sample_trajectories():
-        if t.source == "oracle":
-            for step in t.transitions:
-                for _ in range(5):
-                    wrong = wrong_action(step.action, t.task, step.state, random)
-                    check_action(parse_action(wrong), step.state)
-                    only_one = sum(e.id is not None for e in parse_state(step.state)) == 1  # nothing else to click
-                    assert only_one or wrong != step.action, (t.task.id, step.action)
-
-
-def test_boxes_are_often_submitted_too_early():
-    "Else the experience model takes an unmarked box for a marked one, and an agent learns to submit at once."
-    random, page = np.random.default_rng(0), "[1] radio 'ok' off\n[2] radio 'no' off\n[3] button 'Submit'"
-    task = make_task("click-option", 0).model_copy(update=dict(goal="Select ok and click Submit."))
-    early = np.mean([wrong_action("click 1", task, page, random) == "click 3" for _ in range(400)])
-    assert 0.4 < early < 0.6
-    rivals = page.replace("radio", "button").replace(" off", "").replace("button 'Submit'", "link 'Submit'")
-    assert np.mean([wrong_action("click 1", task, rivals, random) == "click 3" for _ in range(400)]) < 0.35
-
-
-def test_fields_beside_the_buttons_are_touched_too():
-    "Else the experience model never learns that nothing ends there."
-    random, page = np.random.default_rng(0), "[1] button 'ok'\n[2] input ''\n[3] button 'no'\n[4] input ''"
-    task = make_task("click-button", 0).model_copy(update=dict(goal='Click on the "ok" button.'))
-    wrong = [parse_action(wrong_action("click 1", task, page, random)) for _ in range(200)]
-    fields = [a for a in wrong if a.element in (2, 4)]
-    assert {(a.kind, a.element) for a in fields} == {("click", 2), ("click", 4), ("type", 2), ("type", 4)}
-    assert 20 < len(fields) < 60 and all(a.text in ("Click", "on", "the", "ok", "button") for a in fields if a.kind == "type")
-    no_goal = task.model_copy(update=dict(goal=""))
-    assert all(wrong_action("click 1", no_goal, page, random) != "click 1" for _ in range(50))
 
 
 STRANGE = "a\u2028b\u2029c\u0085d\x0be\x0cf\x1cg"  # all that `str.splitlines` takes for the end of a line
 
 
 def test_strange_white_space_in_a_goal_splits_no_record(quick_run, tmp_path):
-    tasks = [make_task("enter-text", n).model_copy(update=dict(goal=STRANGE, start_state="[1] input ''")) for n in (0, 1)]
+    tasks = [make_task("enter-text", n).model_copy(update={"goal": STRANGE, "start_state": "a hall"}) for n in (0, 1)]
     (quick_run.path / "starts.jsonl").write_text("".join(t.model_dump_json() + "\n" for t in tasks), encoding="utf-8")
     assert start_tasks(quick_run) == tasks
-    assert render_element(Element(None, "text", STRANGE)) == "text a b c d e f g"
 
     class Strange(Counter):
         def reset(self, *, seed=None, options=None):
             return super().reset(seed=seed)[0], {"goal": STRANGE}
 
-    played = play_episodes(BatchOf(Strange), [make_task("count", 2)], lambda *_: "click 1")
+    played = play_episodes(BatchOf(Strange), [make_task("count", 2)], lambda *_: "count")
     write_trajectories(tmp_path / "one.jsonl", played)
     assert read_trajectories(tmp_path / "one.jsonl") == played and played[0].task.goal == STRANGE
-
-
-def test_the_action_for_an_absent_element_is_absent():
-    random, page = np.random.default_rng(0), "text a\u2028b\n[1] button 'x'"
-    drawn = {environments._invalid_action(page, random) for _ in range(60)}
-    assert "click 22" in drawn and len(drawn) == 4
 
 
 @pytest.mark.parametrize("rest", ["", "\n", '{"id": "a", "kind": "a"}\n\n'])
@@ -456,251 +244,479 @@ def test_a_damaged_list_of_first_pages_is_named(quick_run):
         start_tasks(quick_run)
 
 
-# ---------------------------------------------------------------- real pages
+# ---------------------------------------------------------------- guests that break the contract
 
 
-@pytest.fixture(scope="module")
-def real():
-    "Two browsers for all tests of this file."
-    with MiniWobBatch(browsers=2) as environment:
-        yield environment
+TASK = make_task("go", 7)
+END = (END_STATE, 1.0, True, False, {})
 
 
-def oracle(i, task, page, past):
-    return oracle_action(task.kind, task.goal, page, past)
+class Told:
+    "A guest that does what a test tells it: a reset or a step is a value, an error to raise, or a function of the task."
+
+    def __init__(self, reset=("a hall", {"goal": "Go."}), step=END):
+        self.replies, self.task = {"reset": reset, "step": step}, None
+
+    def reply(self, name):
+        reply = self.replies[name]
+        reply = reply(self.task) if callable(reply) else reply
+        if isinstance(reply, BaseException):
+            raise reply
+        return reply
+
+    def reset(self, seed, options):
+        self.task = options["task"]
+        return self.reply("reset")
+
+    def step(self, action):
+        return self.reply("step")
 
 
-@browser_test
-def test_every_oracle_solves_nine_of_ten(real):
-    episodes = play_episodes(real, [make_task(kind, 3000 + n) for kind in KINDS for n in range(10)], oracle)
-    solved = {kind: sum(t.success for t in episodes if t.task.kind == kind) for kind in KINDS}
-    assert {kind: n for kind, n in solved.items() if n < 9} == {}
-    assert real.mismatches == 0
+def batch_of(options=None, **replies) -> BatchOf:
+    return BatchOf(lambda: Told(**replies), **(options or {}))
 
 
-@browser_test
-def test_recorded_episodes_happen_again(real):
-    "The committed sample, step by step: pages depend on the seed and the actions alone, on every machine."
-    sample = [t for t in sample_trajectories() if t.task.seed == 0]
-    plans = [[s.action for s in t.transitions] for t in sample]
-    again = play_episodes(real, [make_task(t.task.kind, t.task.seed) for t in sample],
-                          lambda i, task, page, past: plans[i][len(past)] if len(past) < len(plans[i]) else None)
-    different = [old.task.id for old, new in zip(sample, again, strict=True)
-                 if (old.task, old.transitions) != (new.task, new.transitions)]
-    assert different == [] and real.mismatches == 0
+def by_seed(bad, good=END, wrong=lambda seed: seed % 2):
+    "A reply that is bad for the tasks whose seed is odd."
+    return lambda task: bad if wrong(task.seed) else good
 
 
-@browser_test
-def test_a_slow_agent_scores_what_a_quick_one_does(real):
-    "MiniWoB++ ends an episode after ten seconds and pays less every second; here nobody is hurried."
-    tasks = [make_task(kind, n) for kind in ("click-option", "enter-text", "click-dialog-2") for n in (1, 2)]
-
-    def slow(i, task, page, past):
-        time.sleep(11 if i == 0 and not past else 0)
-        return oracle(i, task, page, past)
-
-    outcomes = [[(t.success, t.total_reward) for t in play_episodes(real, tasks, agent)] for agent in (oracle, slow)]
-    assert outcomes[0] == outcomes[1] == [(True, 1.0)] * len(tasks)
-
-
-@browser_test
-def test_a_killed_browser_is_replaced_and_its_episode_repeated(real):
-    tasks = real.reset_batch([make_task("login-user", n) for n in (1, 2)])
-    before, starts = real.transitions, [b.starts for b in real.browsers]
-    pages = [task.start_state for task in tasks]
-    for step in range(3):
-        if step == 1:
-            os.kill(real.browsers[0].driver.capabilities["goog:processID"], signal.SIGKILL)
-        if step == 2:
-            real.browsers[1].driver.service.process.kill()
-        results = real.step_batch([oracle_action(t.kind, t.goal, page) for t, page in zip(tasks, pages, strict=True)])
-        pages = [result[0] for result in results]
-    assert [result[:3] for result in results] == [(END_STATE, 1.0, True)] * 2
-    assert real.transitions - before == 6, "repeated steps are no new experience"
-    assert [b.starts for b in real.browsers] == [n + 1 for n in starts] and real.mismatches == 0
+@pytest.mark.parametrize(("reset", "complaint"), [
+    ("a hall", "must return (state, info), not 'a hall'"), (("a hall",), "must return (state, info)"),
+    (["a hall", {}], "must return (state, info)"), (("a hall", None), "must return (state, info)"), (None, "not 'None'"),
+    ((1, {}), "must return a state as text, not int"), ((b"x", {}), "as text, not bytes"), (("x\ud83d", {}), "UTF-8 can hold"),
+    (("a hall", {"task": "go/7"}), "a Task into info['task'], not str"), (("a hall", {"goal": 3}), "a goal as text, not int"),
+    (("a hall", {"task": TASK.model_copy(update={"seed": 1.5})}), "a whole number as seed, not 1.5"),
+])
+def test_a_wrong_reset_is_told_in_one_sentence(reset, complaint):
+    batch = batch_of(reset=reset)
+    sentence = complaint_of(batch.reset_batch, [TASK])
+    assert sentence.startswith("In task 'go/7' Told.reset ") and complaint in sentence
+    assert "reset first" in complaint_of(batch.step_batch, ["go"]), "nothing can be stepped after it"
 
 
-def living(group: int) -> list[str]:
-    "Processes of a group that are neither gone nor dead and waiting to be taken note of."
-    found = []
-    for number in filter(str.isdigit, os.listdir("/proc") if os.path.isdir("/proc/self") else []):
-        try:
-            with open(f"/proc/{number}/stat") as file:
-                state, _, its_group, *_ = file.read().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        found += [number] if int(its_group) == group and state not in "ZX" else []
-    return found
+@pytest.mark.parametrize(("step", "complaint"), [
+    (END[:4], "must return (state, reward, terminated, truncated, info)"), (list(END), "must return (state"),
+    ((*END[:4], None), "must return (state"), (None, "must return (state"), ((None, *END[1:]), "a state as text, not NoneType"),
+    ((END_STATE, 3, True, False, {}), "returned reward 3 with terminated=True: a reward is an outcome, between 0 and 1"),
+    ((END_STATE, -0.1, True, False, {}), "reward -0.1"), ((END_STATE, float("nan"), True, False, {}), "reward nan"),
+    ((END_STATE, "1", True, False, {}), "reward 1"), ((END_STATE, 1j, True, False, {}), "reward 1j"),
+    ((END_STATE, np.array([0, 1]), True, False, {}), "reward [0 1]"), (("x", 0.5, False, False, {}), "terminated=False"),
+    ((END_STATE, 1.0, "yes", False, {}), "terminated 'yes': it is True or False"), (("x", 0, 2, False, {}), "terminated '2'"),
+    (("x", 0, False, None, {}), "truncated 'None'"),
+])
+def test_a_wrong_step_is_told_in_one_sentence(step, complaint):
+    batch = batch_of({"name": "halls"}, step=step)
+    batch.reset_batch([TASK])
+    sentence = complaint_of(batch.step_batch, ["go"])
+    assert sentence.startswith("In task 'go/7' of suite 'halls', step 1, Told.step ") and complaint in sentence
 
 
-@browser_test
-@pytest.mark.parametrize("which", ["chrome", "driver", "all"])
-def test_a_stopped_browser_is_replaced_and_its_episode_repeated(which, monkeypatch):
-    "Stopped, not dead: it never answers, and it cannot be asked to quit."
-    monkeypatch.setattr(environments, "_PATIENCE", 3.0)
-    monkeypatch.setattr(environments, "_FAREWELL", 1.0)
-    with MiniWobBatch(browsers=1) as environment:
-        task = environment.reset_batch([make_task("login-user", 1)])[0]
-        page, driver = task.start_state, environment.browsers[0].driver
-        group = driver.service.process.pid
-        for step in range(3):
-            if step == 1:
-                stop = os.killpg if which == "all" else os.kill
-                stop(driver.capabilities["goog:processID"] if which == "chrome" else group, signal.SIGSTOP)
-            start = time.monotonic()
-            result = environment.step_batch([oracle_action(task.kind, task.goal, page)])[0]
-            assert time.monotonic() - start < 20
-            page = result[0]
-        assert result[:3] == (END_STATE, 1.0, True)
-        assert (environment.transitions, environment.browsers[0].starts, environment.mismatches) == (3, 2, 0)
-        assert not living(group) and not os.path.exists(driver.profile)
+def test_a_state_outside_the_grammar_is_the_worlds_fault():
+    class Lower(Grammar):
+        def check_state(self, state):
+            if state != state.lower():
+                raise StateError("Capitals are no letters here.")
+
+    options = {"grammar": Lower()}
+    assert "cannot be read: Capitals" in complaint_of(batch_of(options, reset=("A hall", {})).reset_batch, [TASK])
+    batch = batch_of(options, step=("A hall", 0, False, False, {}))
+    batch.reset_batch([TASK])
+    assert "step 1, Told.step returned a state that cannot be read" in complaint_of(batch.step_batch, ["go"])
+    for state in (END_STATE, FAILURE_STATE):
+        batch = batch_of(options, step=(state, 0, True, False, {}))
+        batch.reset_batch([TASK])
+        assert batch.step_batch(["go"])[0][0] == state
 
 
-@browser_test
-@pytest.mark.parametrize("which", ["chrome", "driver"])
-def test_a_stopped_browser_can_be_quit(which, monkeypatch):
-    monkeypatch.setattr(environments, "_FAREWELL", 1.0)
-    driver = start_chrome()
-    group = driver.service.process.pid
-    os.kill(driver.capabilities["goog:processID"] if which == "chrome" else group, signal.SIGSTOP)
+@given(TEXTS)
+def test_empty_lines_around_a_state_and_space_behind_it_are_taken_off(text):
+    batch = batch_of(reset=(f"\n{text} \n\n", {}))
+    (started,) = batch.reset_batch([TASK])
+    assert started.start_state == f"\n{text} ".strip("\n").rstrip()
+    batch.close()
+
+
+@pytest.mark.parametrize("error", [ValueError("the\nline"), KeyError("x"), OSError(5, "no"), AssertionError()])
+def test_what_a_guest_raises_comes_through(error):
+    with pytest.raises(type(error)) as caught:
+        batch_of(reset=error).reset_batch([TASK])
+    assert caught.value is error
+    batch = batch_of(step=error)
+    batch.reset_batch([TASK])
+    with pytest.raises(type(error)):
+        batch.step_batch(["go"])
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+def test_a_guest_does_not_end_the_program(error):
+    batch = batch_of({"forgiving": True}, step=by_seed(error))
+    batch.reset_batch([make_task("go", n) for n in (1, 2)])
+    broken, sound = batch.step_batch(["go", "go"])
+    assert sound == END and type(error).__name__ in broken[4]["broken"]
+
+
+def test_a_guest_that_cannot_be_made_is_told():
+    def make():
+        raise ImportError("no such game")
+
+    with pytest.raises(ImportError, match="no such game"):
+        BatchOf(make).reset_batch([TASK])
+    assert "no such game" in complaint_of(BatchOf(make, forgiving=True).reset_batch, [TASK, TASK])
+
+
+# ---------------------------------------------------------------- partial credit
+
+
+@pytest.mark.parametrize(("reward", "success_at", "won"), [
+    (1, 1.0, True), (0.99, 1.0, False), (0.5, 1.0, False), (0, 1.0, False), (0.5, 0.5, True), (0.49, 0.5, False),
+    (1, 0.5, True), (0, 0.5, False), (np.float32(0.75), 0.75, True)])
+def test_a_suite_says_what_counts_as_solved(reward, success_at, won):
+    environment = batch_of({"success_at": success_at}, step=(END_STATE, reward, True, False, {}))
+    (played,) = play_episodes(environment, [TASK], lambda *_: "go")
+    assert played.success is won and played.total_reward == float(reward)
+    assert type(played.transitions[0].reward) is float
+
+
+@pytest.mark.parametrize("word", ["invalid", "broken", "success"])
+@pytest.mark.parametrize("value", [True, False, None, "yes"])
+def test_a_guest_may_use_our_words_for_its_own_ends(word, value):
+    for ended in (True, False):
+        step = (END_STATE if ended else "on", float(ended), ended, False, {word: value, "score": 7})
+        environment = batch_of(step=step)
+        (played,) = play_episodes(environment, [TASK], lambda i, task, state, past: None if past else "go")
+        (transition,) = played.transitions
+        assert (transition.invalid, transition.broken, transition.won) == (False, False, ended)
+        environment.reset_batch([TASK])
+        assert environment.step_batch(["go"])[0][4] == {"score": 7}
+
+
+# ---------------------------------------------------------------- capacity
+
+
+def test_a_world_with_little_room_is_played_in_waves():
+    tasks, made = [make_task("count", n) for n in (1, 2, 3, 1, 2)], []
+    environment = BatchOf(lambda: made.append(1) or Counter(), capacity=2)
+    assert [list(wave) for wave in waves(environment, tasks)] == [[0, 1], [2, 3], [4]]
+    seen = []
+    played = play_episodes(environment, tasks, lambda i, task, state, past: seen.append((i, task.id)) or "count")
+    assert [t.task.seed for t in played] == [1, 2, 3, 1, 2] and all(t.success for t in played) and len(made) == 2
+    assert {number: name for number, name in seen} == {i: task.id for i, task in enumerate(tasks)}
+    sentence = complaint_of(environment.reset_batch, tasks[:3])
+    assert "3 episodes are too many for a world with room for 2" in sentence
+    assert [list(wave) for wave in waves(BatchOf(Counter), tasks)] == [[0, 1, 2, 3, 4]] and waves(environment, []) == []
+
+
+# ---------------------------------------------------------------- worlds that fail
+
+
+def test_a_forgiving_batch_goes_on_without_what_broke():
+    environment = batch_of({"forgiving": True}, reset=by_seed(RuntimeError("no level"), ("a hall", {}), lambda seed: seed == 0),
+                           step=by_seed(OSError("the line is dead"), ("on", 0, False, False, {}), lambda seed: seed == 1))
+    started = environment.reset_batch([make_task("go", n) for n in range(4)])
+    assert [t.start_state for t in started] == [FAILURE_STATE, "a hall", "a hall", "a hall"]
+    first = environment.step_batch(["go"] * 4)
+    assert [r[:4] for r in first[:2]] == [(FAILURE_STATE, 0.0, True, False)] * 2
+    assert "Told.reset failed (RuntimeError: no level)" in first[0][4]["broken"].replace("environment.", "Told.")
+    assert "step 1, Told.step failed (OSError: the line is dead)" in first[1][4]["broken"]
+    assert [r[0] for r in first[2:]] == ["on", "on"] and environment.failures == {"RuntimeError": 1, "OSError": 1}
+    step = transition_of("a hall", "go", first[1])
+    assert step.broken and not step.invalid and not step.won, "the agent is not to blame"
+    assert [r and r[0] for r in environment.step_batch([None, None, "go", "go"])] == [None, None, "on", "on"]
+
+
+def test_where_every_episode_breaks_there_is_nothing_to_forgive():
+    environment = batch_of({"forgiving": True}, step=lambda task: RuntimeError(f"no luck with {task.seed}"))
+    environment.reset_batch([make_task("go", n) for n in range(3)])
+    sentence = complaint_of(environment.step_batch, ["go"] * 3)
+    assert sentence.startswith("The world failed in all of 3 episodes; first: In task 'go/0'") and "no luck with 0" in sentence
+    alone = batch_of({"forgiving": True}, step=RuntimeError("no luck"))
+    alone.reset_batch([TASK])
+    assert "no luck" in alone.step_batch(["go"])[0][4]["broken"], "one episode is no sample"
+
+
+@pytest.mark.parametrize("method", ["reset", "step"])
+def test_a_guest_that_hangs_is_given_up_and_replaced(method):
+    awake, closed = threading.Event(), []
+
+    class Sleepy(Told):
+        def close(self):
+            closed.append(self)
+
+    def hang(task):
+        if task.seed == 1 and not awake.is_set():
+            awake.wait(20)
+        return ("a hall", {}) if method == "reset" else END
+
+    def play(forgiving):
+        environment = BatchOf(lambda: Sleepy(**{method: hang}), time_limit=0.1, forgiving=forgiving)
+        tasks = [make_task("go", n) for n in (1, 2)]
+        environment.reset_batch(tasks)
+        return environment, environment.step_batch(["go", "go"])
+
     start = time.monotonic()
-    quit_chrome(driver)
-    assert time.monotonic() - start < 10 and not os.path.exists(driver.profile)
-    assert not living(group)
+    sentence = complaint_of(play, False)
+    assert f"'go/1'{', step 1,' if method == 'step' else ''}" in sentence and "TimeoutError: no answer in 0.1 seconds" in sentence
+    environment, (lost, sound) = play(True)
+    assert "no answer" in lost[4]["broken"] and sound == END and environment.failures == {"TimeoutError": 1}
+    assert time.monotonic() - start < 10
+    awake.set()
+    environment.reset_batch([make_task("go", n) for n in (1, 2)])
+    assert environment.step_batch(["go", "go"]) == [END, END], "no late answer of the guest before is taken for its own"
+    deadline = time.monotonic() + 10
+    while not closed and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(closed) == 1, "who wakes up late goes home"
+    environment.close()
 
 
-def test_a_command_has_half_a_minute():
-    assert environments._PATIENCE + environments._FAREWELL <= 30
+def test_an_interrupt_leaves_no_answer_behind(monkeypatch):
+    from dreamgym.environments import _Slot
+
+    environment = BatchOf(Counter)
+    environment.reset_batch([make_task("count", n) for n in (2, 3)])
+
+    def interrupted(self, limit):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Slot, "answer", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            environment.step_batch(["count", "count"])
+    started = environment.reset_batch([make_task("count", n) for n in (5, 6)])
+    assert [t.start_state for t in started] == ["5 to go", "6 to go"]
+    assert [r[0] for r in environment.step_batch(["count", "count"])] == ["4 to go", "5 to go"]
 
 
-PROXIES = [name for word in ("http_proxy", "https_proxy", "all_proxy", "ftp_proxy") for name in (word, word.upper())]
+def test_every_guest_lives_in_a_thread_of_its_own():
+    threads, closed = {}, threading.Semaphore(0)
+
+    class Homely(Told):
+        def __init__(self):
+            super().__init__(step=("on", 0, False, False, {}))
+            self.note()
+
+        def note(self):
+            threads.setdefault(id(self), set()).add(threading.get_ident())
+
+        def reply(self, name):
+            self.note()
+            return super().reply(name)
+
+        def close(self):
+            self.note()
+            closed.release()
+
+    environment = BatchOf(Homely, maximum_steps=3)
+    for _ in range(2):
+        environment.reset_batch([make_task("go", n) for n in range(4)])
+        results = [environment.step_batch(["go"] * 4) for _ in range(3)]
+        assert [r[3] for r in results[-1]] == [True] * 4, "cut where the batch says so"
+    environment.close()
+    assert all(closed.acquire(timeout=10) for _ in range(4))
+    assert [len(found) for found in threads.values()] == [1] * 4 and len(set.union(*threads.values())) == 4
+    assert threading.get_ident() not in set.union(*threads.values())
 
 
-@browser_test
-def test_a_browser_needs_no_proxy_and_no_short_folder_and_leaves_nothing(monkeypatch, tmp_path):
-    "A proxy that nobody serves, a folder for temporary files whose path is too long for a socket, no home."
-    folder = tmp_path / ("long" * 30)
-    folder.mkdir()
-    for name in PROXIES:
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    for name in ("no_proxy", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("TMPDIR", str(folder))
-    monkeypatch.setenv("HOME", "/dev/null/home")
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    browser = Browser()
-    try:
-        assert browser.start(make_task("click-button", 0)).goal and len(browser.driver.profile) < 64
-        start = time.monotonic()
-    finally:
-        browser.close()
-    assert time.monotonic() - start < 10 and list(folder.iterdir()) == []
-    assert all(os.environ[name] == "http://127.0.0.1:9" for name in PROXIES), "the user's own variables stay"
+def test_guests_step_at_the_same_time():
+    together = threading.Barrier(3, timeout=20)
+    environment = batch_of(step=lambda task: together.wait() and END or END)
+    environment.reset_batch([make_task("go", n) for n in range(3)])
+    assert environment.step_batch(["go"] * 3) == [END] * 3
 
 
-@browser_test
-@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks for processes in /proc")
-def test_no_browser_outlives_its_python(tmp_path):
-    program = ("import os, signal\nfrom dreamgym.environments import Browser, make_task\n"
-               "b = Browser()\nb.start(make_task('click-link', 1))\n"
-               "print(b.driver.profile, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)")
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    profile = done.stdout.strip()
-    assert done.returncode == -signal.SIGKILL and profile
-
-    def alive() -> list[str]:
-        found = []
-        for number in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                with open(f"/proc/{number}/cmdline") as file:
-                    found += [number] if profile in file.read() else []
-            except OSError:
-                pass
-        return found
-
-    deadline = time.monotonic() + 60
-    while (alive() or os.path.exists(profile)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert alive() == [] and not os.path.exists(profile)
+def test_what_the_grammar_refuses_is_not_asked():
+    environment = batch_of(step=RuntimeError("it was asked"))
+    environment.reset_batch([TASK])
+    (result,) = environment.step_batch(["go\nnorth"])
+    assert result[:4] == (FAILURE_STATE, 0.0, True, False) and "one line of text" in result[4]["invalid"]
+    assert environment.transitions == 1 and environment.failures == {}
 
 
-@browser_test
-def test_typing_replaces_and_strange_text_survives(real):
-    real.reset_batch([make_task("enter-text", 3)])
-    for text in ("Ada", "it's \"quoted\" \\ [1] | é 中", "<b>&amp;</b>"):
-        state = real.step_batch([f"type 1 {text}"])[0][0]
-        assert parse_state(state)[0] == Element(1, "input", text)
+# ---------------------------------------------------------------- batches of one's own
 
 
-@browser_test
-def test_invalid_actions_end_on_the_error_page(real):
-    actions = ["click 99", "type 3 x", "select 1 x", "hello", ""]
-    real.reset_batch([make_task("login-user", 3)] * len(actions))
-    results = real.step_batch(actions)
-    assert all(r[:4] == (FAILURE_STATE, 0.0, True, False) and r[4]["invalid"] for r in results)
-    after = real.step_batch(["click 1", *[None] * (len(actions) - 1)])
-    assert after[0][0] == FAILURE_STATE and after[1:] == [None] * (len(actions) - 1), "nothing follows the error page"
+class Loose:
+    "A batch that answers what it is told to."
+
+    def __init__(self, started=None, results=None):
+        self.started, self.results = started, results
+
+    def reset_batch(self, tasks):
+        return [t.model_copy(update={"start_state": "a hall"}) for t in tasks] if self.started is None else self.started
+
+    def step_batch(self, actions):
+        return self.results
 
 
-@browser_test
-def test_half_a_form_fails_on_a_real_page(real):
-    task = real.reset_batch([make_task("click-checkboxes", 3)])[0]
-    boxes = [e for e in parse_state(task.start_state) if e.tag == "checkbox"]
-    wanted = [e for e in boxes if e.text in task.goal]
-    for element in wanted[:-1]:
-        real.step_batch([f"click {element.id}"])
-    assert real.step_batch([f"click {boxes[-1].id + 1}"])[0][:3] == (END_STATE, 0.0, True)
+@pytest.mark.parametrize(("started", "results", "complaint"), [
+    ([], None, "Loose.reset_batch must return one task for each of 1 tasks"), (["x"], None, "a Task for each task, not str"),
+    ([TASK.model_copy(update={"goal": None})], None, "must return a goal as text"),
+    (None, None, "Loose.step_batch must return one result for each of 1 actions"), (None, [], "one result for each of 1"),
+    (None, [END[:4]], "must return (state, reward"), (None, [(END_STATE, 3, True, False, {})], "returned reward 3"),
+    (None, [("x\ud83d", 0, True, False, {})], "UTF-8 can hold"),
+    (None, [(*END[:4], {"success": "yes"})], "info['success'] 'yes': it is True or False"),
+    (None, [(*END[:4], {"success": None})], "info['success'] 'None'"), (None, [(*END[:4], {"reasoning": 3})], "as text, not int"),
+])
+def test_a_batch_of_ones_own_is_checked(started, results, complaint):
+    batch = Loose(started, results)
+
+    def play():
+        step_episodes(batch, start_episodes(batch, [TASK]), ["go"])
+
+    assert complaint in complaint_of(play)
 
 
-@browser_test
-def test_one_episode_as_gymnasium_knows_it():
-    environment = MiniWobEnvironment(maximum_steps=2)
-    assert isinstance(environment, gymnasium.Env)
-    try:
-        state, info = environment.reset(options={"task": make_task("enter-text", 3)})
-        assert info["task"].start_state == state and "Myron" in info["task"].goal
-        assert environment.reset(seed=3, options={"task": make_task("enter-text", 9)})[0:1] == (state,)
-        assert environment.step("type 1 Myron")[1:4] == (0.0, False, False)
-        assert environment.step("click 2")[:4] == (END_STATE, 1.0, True, False)
-        environment.reset(options={"task": make_task("enter-text", 3)})
-        assert [environment.step("click 1")[3] for _ in range(2)] == [False, True], "cut at the limit"
-    finally:
-        environment.close()
+@pytest.mark.parametrize("solved", [True, np.False_])
+def test_a_batch_of_ones_own_says_what_is_solved(solved):
+    batch = Loose(results=[(END_STATE, 0.5, True, False, {"success": solved})])
+    (result,) = step_episodes(batch, start_episodes(batch, [TASK]), ["go"])
+    assert transition_of("a hall", "go", result).won is bool(solved)
 
 
-@browser_test
-def test_other_task_types_of_the_benchmark_can_be_read():
-    browser = Browser()
-    try:
-        for kind in ("email-inbox", "use-autocomplete", "order-food", "unicode-test", "form-sequence-3", "book-flight"):
-            report = browser.start(make_task(kind, 1))
-            assert report.goal and not report.done and render_state(parse_state(report.state)) == report.state
-            assert report == browser.start(make_task(kind, 1)), kind
-    finally:
-        browser.close()
+# ---------------------------------------------------------------- suites
 
 
-@browser_test
-def test_collecting_is_balanced_and_repeatable(real):
-    tasks = load_panel("train", ["click-option", "login-user", "enter-text"], 3)
-    watched = []
-    first = collect_trajectories(real, tasks, branches=3, seed=1, watch=lambda *count: watched.append(count))
-    assert first == collect_trajectories(real, tasks, branches=3, seed=1)
-    assert first != collect_trajectories(real, tasks, branches=3, seed=2)
-    assert len(first) == 36 and watched[-1] == (36, 36)
-    assert all(t.success for t in first if t.source == "oracle")
-    assert 0.3 < np.mean([t.success for t in first]) < 0.7
-    assert np.mean([t.truncated for t in first]) < 0.1, "nearly every episode has an ending"
+def task(kind, number, goal="Go."):
+    return make_task(kind, number).model_copy(update={"goal": goal, "start_state": f"hall {number}"})
 
 
-@browser_test
-def test_the_offline_stage_is_built_once(tmp_path):
-    scale = Scale.named("quick", kinds=("click-button",), offline_seeds_per_kind=2, start_seeds_per_kind=2, branches=1,
-                        browsers=1)
-    run = Run.open(tmp_path / "run", scale, 0)
-    path = offline_data(run)
+class Halls(Suite):
+    "Two types of tasks, and a third that is held out."
+
+    name = "halls"
+
+    def panel(self, name):
+        kinds = {"train": "ab", "development": "ab", "test": "ab", "held_out": "c"}[name]
+        return [task(kind, 100 * PANELS.index(name) + n) for n in range(4) for kind in kinds]
+
+
+class Played(Halls):
+    "The same with a world, which counts how often it is closed."
+
+    opened, closed = [], []
+
+    def environment(self, parallel, maximum_steps):
+        self.opened.append((parallel, maximum_steps))
+        outer = self
+
+        class World(BatchOf):
+            def close(self):
+                outer.closed.append(self)
+                super().close()
+
+        return World(lambda: Told(reset=lambda task: (f"room {task.seed}", {"goal": "Get out."})), capacity=3)
+
+
+def test_tasks_of_a_panel():
+    suite = Halls()
+    assert [t.id for t in suite.tasks("train", per_kind=2)] == ["a/0", "a/1", "b/0", "b/1"]
+    assert [t.id for t in suite.tasks("test", "ba", 1, offset=1)] == ["b/201", "a/201"]
+    assert [t.id for t in suite.tasks("test", ["a", "a"], 1)] == ["a/200"] and suite.tasks("test", "a", 0) == []
+    assert len(suite.tasks("held_out")) == 4 and len(suite.tasks("train", "a", 99, offset=3)) == 1
+    assert complaint_of(suite.tasks, "exam") == "No panel named 'exam'; the panels are train, development, test, held_out."
+    assert "The test panel of halls has no task type 'c'; it has a, b." == complaint_of(suite.tasks, "test", ["a", "c"])
+
+    class Empty(Suite):
+        name = "empty"
+
+        def panel(self, name):
+            return []
+
+    assert Empty().tasks("test") == [] and "it has no tasks" in complaint_of(Empty().tasks, "test", ["a"])
+
+
+def test_the_number_of_a_panel_tells_what_is_measured():
+    class Other(Halls):
+        name = "other"
+
+    class Longer(Halls):
+        panels = ("test",)
+
+        def panel(self, name):
+            return [*super().panel(name), *([task("a", 999)] if name in self.panels else [])]
+
+    class Apart(Longer):
+        panels = ("held_out",)
+
+    class Trained(Longer):
+        panels = ("train", "development")
+
+    class Goals(Halls):
+        def panel(self, name):
+            return [t.model_copy(update={"goal": "Stay."}) for t in super().panel(name)]
+
+    plain = Halls().panel_hash()
+    assert plain == Halls().panel_hash() == Trained().panel_hash() and re.fullmatch("[0-9a-f]{64}", plain)
+    others = [suite.panel_hash() for suite in (Other(), Longer(), Apart(), Goals())] + [Halls().panel_hash("a")]
+    assert len({plain, *others}) == 6
+
+
+def test_a_suite_says_little_unless_it_wants_to():
+    suite = Halls()
+    assert suite.environment(3, 8) is None and not suite.playable() and Played().playable()
+    assert suite.random_action(TASK, "x", None) is suite.oracle(TASK, "x", ()) is None
+    assert (*suite.recordings(), *suite.demonstrations(), *suite.missing()) == () and suite.sizes("quick") == {}
+    assert repr(suite) == "Halls('halls')"
+    with pytest.raises(NotImplementedError):
+        Suite().panel("train")
+
+
+def test_task_types_of_a_run(open_suite):
+    run = open_suite(Halls())
+    assert training_kinds(run) == ["a", "b"] and isinstance(suite_of(run), Halls)
+    assert training_kinds(Run(run.path, run.scale.named("quick", kinds=("b",)), 0, "halls")) == ["b"]
+
+
+def test_first_states_come_from_the_world_or_from_the_panel(open_suite):
+    Played.opened.clear(), Played.closed.clear()
+    run = open_suite(Played(), start_seeds_per_kind=2, offline_seeds_per_kind=1, parallel=5)
     starts = start_tasks(run)
-    stamp = path.stat().st_mtime_ns
-    assert offline_data(run) == path and path.stat().st_mtime_ns == stamp and start_tasks(run) == starts
-    assert [t.id for t in starts] == ["click-button/2", "click-button/3"] and all(t.goal and t.start_state for t in starts)
-    assert run.metrics()["offline"]["trajectories"] == 4
+    assert [t.id for t in starts] == ["a/1", "a/2", "b/1", "b/2"], "what no offline trajectory has seen"
+    assert {(t.goal, t.start_state) for t in starts} == {("Get out.", f"room {n}") for n in (1, 2)}
+    assert Played.opened == [(5, 8)] and len(Played.closed) == 1 and start_tasks(run) == starts and len(Played.opened) == 1
+
+
+def test_first_states_of_a_small_panel_and_of_recordings(open_suite):
+    run = open_suite(Halls(), start_seeds_per_kind=2, offline_seeds_per_kind=80)
+    assert [(t.id, t.start_state) for t in start_tasks(run)] == [(f"{kind}/{n}", f"hall {n}") for kind in "ab" for n in (0, 1)]
+
+
+@pytest.mark.parametrize("lost", [{"goal": ""}, {"start_state": ""}, {"start_state": FAILURE_STATE}])
+def test_a_suite_without_first_states_is_told(open_suite, lost):
+    class Bare(Halls):
+        def panel(self, name):
+            return [t.model_copy(update=lost) for t in super().panel(name)]
+
+    assert "The suite 'halls' gives no first state with a goal" in complaint_of(start_tasks, open_suite(Bare()))
+
+
+@pytest.mark.parametrize(("name", "complaint"), [
+    ("golf", "There is no suite 'golf'; installed are miniwob,"), ("no_such_module:Suite", "cannot be loaded (ModuleNotFoundError"),
+    ("json:Golf", "cannot be loaded (AttributeError"), ("json:loads", "cannot be loaded (TypeError"), (":x", "cannot be loaded"),
+    ("no such/place.jsonl", "no such"),
+])
+def test_a_suite_that_cannot_be_loaded_is_told(name, complaint):
+    sentence = complaint_of(load_suite, name)
+    assert complaint in sentence and name in sentence and name not in runs._SUITES, "it may be mended meanwhile"
+
+
+@pytest.mark.parametrize(("made", "kind"), [(json.decoder, "module"), (3, "int"), (TextEnvironment(), "TextEnvironment")])
+def test_what_is_no_suite_is_told(open_suite, monkeypatch, made, kind):
+    run = open_suite(Halls())
+    monkeypatch.setitem(runs._SUITES, "halls", made)
+    assert complaint_of(suite_of, run) == (f"'halls' is no suite but a {kind}; make it from dreamgym.environments.Suite.")
+
+
+def test_a_suite_of_ones_own_is_named_by_its_place(tmp_path, monkeypatch):
+    (tmp_path / "my_worlds.py").write_text(
+        "from dreamgym.environments import Suite\nfrom dreamgym.trajectories import DreamgymError\n\n\n"
+        "class Maze(Suite):\n    name = 'maze'\n\n\nmade = Maze()\n\n\n"
+        "def broken():\n    raise DreamgymError('The maze needs a map; draw one.')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(runs, "_SUITES", {})
+    assert load_suite("my_worlds:Maze").name == load_suite("my_worlds:made").name == "maze"
+    assert load_suite("my_worlds:Maze") is load_suite("my_worlds:Maze"), "loaded once"
+    assert complaint_of(load_suite, "my_worlds:broken") == "The maze needs a map; draw one."
+    monkeypatch.setenv("DREAMGYM_SUITE", "my_worlds:Maze")
+    assert load_suite().name == "maze"

@@ -7,10 +7,7 @@ import numpy as np
 import pytest
 
 from dreamgym import evaluation as module
-from dreamgym.environments import BatchEnvironment, BatchOf, make_task
-from dreamgym.suites.miniwob import panel_hash
-from dreamgym.pages import check_action, parse_action
-from dreamgym.suites.miniwob import HELD_OUT_KINDS, load_panel
+from dreamgym.environments import BatchOf, Suite, make_task, suite_of
 from dreamgym.evaluation import (
     Fidelity,
     development_tasks,
@@ -19,15 +16,18 @@ from dreamgym.evaluation import (
     first_gate,
     measure_fidelity,
     model_quality,
+    real_environment,
     summarise,
 )
 from dreamgym.evaluation import test_tasks as panel_of_tests  # another name, or pytest would call it
 from dreamgym.experience_model import ExperienceExample, Imagined, Query
 from dreamgym.language_model import Sample
+from dreamgym.pages import PageGrammar, check_action, parse_action
 from dreamgym.replay_buffer import BufferError, ReplayBuffer
 from dreamgym.rollouts import Agent, Rollout
 from dreamgym.statistics import compare, wilson
-from dreamgym.trajectories import END_STATE, Task, Trajectory, Transition
+from dreamgym.suites.miniwob import HELD_OUT_KINDS, MiniWobSuite, load_panel
+from dreamgym.trajectories import END_STATE, DreamgymError, Task, Trajectory, Transition, write_trajectories
 
 PAGE = "[1] button 'right'\n[2] button 'wrong'\n[3] button 'wait'"
 
@@ -85,7 +85,7 @@ class Guesser(Agent):
     "Solves the even tasks, fails the odd ones; every third task takes a turn of waiting first."
 
     def __init__(self):
-        super().__init__(SimpleNamespace(encode=lambda text: list(text.encode())))
+        super().__init__(SimpleNamespace(encode=lambda text: list(text.encode())), grammar=PageGrammar())
         self.temperatures = []
 
     def act(self, prompts, temperature=1.0, seed=0):
@@ -100,6 +100,8 @@ class Guesser(Agent):
 
 class Dream:
     "An experience model by a rule: (task, action) -> said to be a success?"
+
+    grammar = PageGrammar()
 
     def __init__(self, says):
         self.says, self.asked = says, []
@@ -178,27 +180,22 @@ def test_the_gate_plays_groups_of_the_tasks_it_saw():
 # ---------------------------------------------------------------- stages
 
 
-class Pages(BatchEnvironment):
-    "Stands in for Chrome."
-
-    def __new__(cls, browsers, maximum_steps):
-        return BatchOf(Quiz, real=True)
-
-
 @pytest.fixture
 def small_run(quick_run, monkeypatch):
     "A run whose agent guesses and whose pages are a quiz."
     monkeypatch.setattr(module, "new_agent", lambda run, adapter=None: Guesser())
     monkeypatch.setattr(module, "warm_start", lambda run: run.path / "agent" / "warm_start")
-    monkeypatch.setattr(module, "MiniWobBatch", Pages)
+    monkeypatch.setattr(MiniWobSuite, "environment", lambda self, parallel, maximum_steps: BatchOf(Quiz, real=True))
     return quick_run
 
 
 def test_the_row_of_an_evaluation(small_run):
     row = evaluation(small_run, "guesser", small_run.path)
     tasks = panel_of_tests(small_run)
-    assert set(row) == {"agent", "panel", "panel_hash", "own", "held_out", "episodes"}
-    assert (row["agent"], row["panel"], row["panel_hash"]) == ("guesser", "test", panel_hash())
+    assert set(row) == {"agent", "suite", "panel", "panel_hash", "own", "held_out", "episodes", "broken"}
+    measured = suite_of(small_run).panel_hash(small_run.scale.kinds)
+    assert (row["agent"], row["panel"], row["panel_hash"]) == ("guesser", "test", measured)
+    assert (row["suite"], row["broken"]) == ("miniwob", 0)
     assert [e["task"] for e in row["episodes"]] == [t.id for t in tasks]
     assert all(e["reward"] == (t.seed % 2 == 0) and e["steps"] == 1 + (t.seed % 3 == 0)
                for e, t in zip(row["episodes"], tasks, strict=True))
@@ -297,3 +294,82 @@ def test_quality_asks_four_variants_of_the_same_steps(grounded, monkeypatch):
     assert all(q["word_for_word"] == sum(seed < 3 for seed in asked) for q in quality.values())
     assert grounded.buffer.frozen and len(grounded.buffer) == 1
     assert grounded.run.metrics()["experience_model"]["quality"] == quality["full"]
+
+
+# ---------------------------------------------------------------- recordings only
+
+
+class Recorded(Suite):
+    "A quiz of which there are recordings, and no world to ask."
+
+    name, grammar = "recorded-quiz", PageGrammar()
+
+    def panel(self, name):
+        numbers = {"train": range(20, 30), "development": range(10, 16), "test": range(6)}.get(name, ())
+        return [make_task("quiz", n).model_copy(update={"goal": f"Guess {n}.", "start_state": PAGE}) for n in numbers]
+
+
+@pytest.fixture
+def recorded(open_suite, monkeypatch):
+    "A run over recordings: a guesser, a dream that is right, and four held-out recordings, two of them successes."
+    shown = [played(f"quiz/{n}", won) for n, won in ((101, 1), (104, 1), (103, 0), (107, 0))]
+    shown = [r.trajectory.model_copy(update={"task": r.trajectory.task.model_copy(
+        update={"goal": f"Guess {r.trajectory.task.seed}."})}) for r in shown]
+    agent, dream = Guesser(), Dream(lambda seed, action: action == "click 1")
+    agent.model = SimpleNamespace(encode=lambda text: list(text.encode()), end=0,
+                                  decode=lambda tokens: bytes(filter(None, tokens)).decode())
+    run = open_suite(Recorded())
+    write_trajectories(run.path / "offline.jsonl", shown)
+    held = [ExperienceExample(Query(t.task, PAGE, t.transitions[0].action), t.transitions[0], i) for i, t in enumerate(shown)]
+    monkeypatch.setattr(module, "new_agent", lambda run, adapter=None: agent)
+    monkeypatch.setattr(module, "warm_start", lambda run: run.path / "agent" / "warm_start")
+    monkeypatch.setattr(module, "grounded_model", lambda run: (dream, ReplayBuffer(Vectors(), k=1)))
+    monkeypatch.setattr(module, "held_out_steps", lambda run: held)
+    return SimpleNamespace(run=run, dream=dream, held=held)
+
+
+def test_recordings_are_measured_in_the_dream_and_say_so(recorded):
+    row = evaluation(recorded.run, "guesser", recorded.run.path)
+    assert (row["real"], row["suite"], row["panel"]) == (False, "recorded-quiz", "test (dreamed, not real)")
+    assert [e["success"] for e in row["episodes"]] == [n % 2 == 0 for n in range(6)]
+    assert row["own"]["overall"]["successes"] == 3 and row["held_out"]["overall"]["episodes"] == 0
+    assert (row["agreement"]["successes"], row["agreement"]["episodes"]) == (1, 2), "104 is clicked right, 101 is not"
+    assert row["panel_hash"] == suite_of(recorded.run).panel_hash()
+
+
+@pytest.mark.parametrize("says, verdict", [
+    (lambda seed, action: True, "flattering"), (lambda seed, action: seed in (101, 104), "doubtful")])
+def test_the_gate_of_recordings_never_calls_a_dream_trustworthy(recorded, says, verdict):
+    recorded.dream.says = says
+    recorded.held[2:] = [step._replace(query=step.query._replace(action="click 2")) for step in recorded.held[2:]]
+    row = first_gate(recorded.run)
+    assert (row["verdict"], row["recorded"], row["gap"], row["transitions"]) == (verdict, 4, None, 0)
+    assert row["real"]["episodes"] == 0 and row["dreamed"]["episodes"] == 6
+    json.dumps(row, allow_nan=False)
+
+
+def test_the_gate_of_recordings_without_a_failure_measures_nothing(recorded):
+    del recorded.held[2:]
+    assert first_gate(recorded.run)["verdict"] == "not measured"
+
+
+def test_recordings_have_no_world_and_a_sentence_says_so(recorded):
+    with pytest.raises(DreamgymError, match="^The suite 'recorded-quiz' has recordings but no environment, so a test is not"):
+        real_environment(recorded.run, "a test")
+
+
+def test_failures_of_the_world_are_counted_in_the_row(small_run, monkeypatch):
+    class Leaky(Quiz):
+        def reset(self, seed, options):
+            self.dead = seed % 2
+            return super().reset(seed, options)
+
+        def step(self, action):
+            if self.dead:
+                raise ConnectionError("the line is dead")
+            return super().step(action)
+
+    world = lambda self, parallel, maximum_steps: BatchOf(Leaky, real=True, forgiving=True)  # noqa: E731
+    monkeypatch.setattr(MiniWobSuite, "environment", world)
+    row = evaluation(small_run, "guesser", small_run.path)
+    assert row["broken"] == len(row["episodes"]) // 2 and all(e["reward"] == 0 for e in row["episodes"][1::2])

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dreamgym.experience_model as module
-from dreamgym.pages import explain_transition, mask_quoted
-from dreamgym.pages import Element, quote, render_state
+from dreamgym.environments import ANY_TEXT, Grammar, InvalidAction
 from dreamgym.experience_model import (
     Demonstration,
     DreamBatch,
@@ -38,10 +37,12 @@ from dreamgym.experience_model import (
 )
 from dreamgym.fast_model import LanguageModel
 from dreamgym.language_model import choose_placement
+from dreamgym.pages import Element, PageGrammar, explain_transition, mask_quoted, quote, render_state
 from dreamgym.trajectories import END_STATE, FAILURE_STATE, DreamgymError, Task, Trajectory, Transition
 
 START = "[1] button 'Knock'\n[2] button 'Open'\n[3] button 'Sing'"
 DOOR = Task(id="door/0", kind="door", goal="Get in.", start_state=START)
+PAGES = PageGrammar()
 PAGE = "text Name\n[1] input ''\n[2] checkbox 'Rr' off\n[3] button 'Submit'"
 
 
@@ -66,13 +67,14 @@ def make_examples(kinds=("a", "b"), tasks=6):
             output.append(Trajectory(task=task, transitions=(
                 step(PAGE, f"type 1 n{seed}", filled, 0.0, False, "It types. A field changes."),
                 step(filled, "click 3", reward=float(seed % 2), reasoning=f"It clicks. This ends the task {seed}."))))
-    return annotated_steps(output)
+    return annotated_steps(output, PAGES)
 
 
 @pytest.fixture
 def tiny(tiny_model, tiny_tokenizer):
     network = tiny_model.requires_grad_(False)
-    return ExperienceModel(LanguageModel(network, tiny_tokenizer, choose_placement("cpu", "float32")).add_adapter(4))
+    return ExperienceModel(LanguageModel(network, tiny_tokenizer, choose_placement("cpu", "float32")).add_adapter(4),
+                           grammar=PAGES)
 
 
 # ---------------------------------------------------------------- the question
@@ -80,7 +82,7 @@ def tiny(tiny_model, tiny_tokenizer):
 
 def test_what_questions_share_stands_first():
     query = Query(DOOR, START, "click 1", ("one", "two", "three"), (Demonstration("g1", "a1", "o1"), Demonstration("g2", "a2", "o2")))
-    text = experience_prompt(query, history_length=2)
+    text = experience_prompt(query, history_length=2, grammar=PAGES)
     assert text.startswith(f"Task: Get in.\nPage:\n{START}\n") and text.endswith("Think:")
     assert "two; three" in text and "one" not in text.replace("goes on", "")
     assert text.index("g2") < text.index("g1") < text.index("click 1"), "the most similar one stands next to the action"
@@ -89,7 +91,7 @@ def test_what_questions_share_stands_first():
 
 
 def test_demonstrations_say_how_it_ended():
-    outcomes = [demonstration_of(DOOR, t).outcome for t in (
+    outcomes = [demonstration_of(DOOR, t, PAGES).outcome for t in (
         step(next_state=PAGE, done=False), step(reward=1.0), step(reward=0.0))]
     assert outcomes == ["goes on", "success", "failure"]
 
@@ -100,7 +102,8 @@ def test_steps_are_distinct_and_know_their_past():
     twice = [Trajectory(task=DOOR, transitions=(step(START, "click 2"),))] * 2
     slip = Trajectory(task=DOOR, transitions=(Transition(
         state=START, action="sing", next_state=FAILURE_STATE, reward=0.0, done=True, invalid=True),))
-    assert len(annotated_steps([*twice, slip])) == 1
+    failed = Trajectory(task=DOOR, transitions=(slip.transitions[0].model_copy(update={"invalid": False, "broken": True}),))
+    assert len(annotated_steps([*twice, slip, failed])) == 1, "neither a slip of the agent nor one of the world is learned"
 
 
 # ---------------------------------------------------------------- the answer
@@ -128,7 +131,7 @@ def test_every_answer_is_read_back():
             after = before
         done = bool(random.integers(2))
         transition = step(before, "click 1", END_STATE if done else after, float(done and random.integers(2)), done)
-        answer = parse_answer("".join(render_answer(transition)), before)
+        answer = parse_answer("".join(render_answer(transition, PAGES)), before, PAGES)
         assert (answer.state, answer.reward, answer.done, answer.valid, answer.reasoning) == (
             transition.next_state, transition.reward, done, True, "It clicks.")
 
@@ -138,7 +141,7 @@ def test_every_answer_is_read_back():
     (PAGE.replace("Name", "Names"), "page\n" + PAGE.replace("Name", "Names")), ("text Bye", "page\ntext Bye"),
 ])
 def test_only_what_changes_is_spelled_out(after, form):
-    assert render_answer(step(next_state=after, done=False)) == (" It clicks.\n", "=> goes on\n" + form)
+    assert render_answer(step(next_state=after, done=False), PAGES) == (" It clicks.\n", "=> goes on\n" + form)
 
 
 @pytest.mark.parametrize("text", [
@@ -150,15 +153,34 @@ def test_only_what_changes_is_spelled_out(after, form):
     "__import__('os').remove('x')",
 ])
 def test_a_malformed_answer_is_a_failure(text):
-    answer = parse_answer(text, PAGE)
+    answer = parse_answer(text, PAGE, PAGES)
     assert answer == Imagined("", FAILURE_STATE, 0.0, True, False, text)
 
 
 def test_no_text_breaks_the_parser():
     random, pieces = np.random.default_rng(1), ["=> ", "success", "goes on", "\n", "same", "edit", "page", "[1] input 'x'", "é'", " "]
     for _ in range(500):
-        answer = parse_answer("".join(random.choice(pieces, size=random.integers(0, 12))), PAGE)
+        answer = parse_answer("".join(random.choice(pieces, size=random.integers(0, 12))), PAGE, PAGES)
         assert answer.reward in (0.0, 1.0) and (answer.done or answer.valid)
+
+
+LINES = st.lists(st.sampled_from(["a door", "a lamp, lit", "same", "edit", "page", "=> success", "2= x", "", " ", "Zoë"]), max_size=6)
+TEXTS = st.one_of(LINES.map("\n".join), st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
+STATES = TEXTS.map(lambda text: text.strip("\n").rstrip()).filter(bool)  # as an environment of one's own may write them
+
+
+@given(STATES, STATES)
+def test_every_answer_of_a_world_of_free_text_is_read_back(before, after):
+    told = "".join(render_answer(step(before, "go north", after, 0.0, False)))
+    answer = parse_answer(told, before)
+    assert (answer.state, answer.reward, answer.done, answer.valid) == (after, 0.0, False, True)
+
+
+@pytest.mark.parametrize("change", [
+    "", "edit", "edit\n", "edit\n3= x", "edit\n0= x", "edit\n1= x\n1-", "edit\nx", "page", f"page\n{END_STATE}", "two\nlines",
+])
+def test_a_malformed_answer_fails_in_a_world_of_free_text_too(change):
+    assert not parse_answer(f"On.\n=> goes on\n{change}", "a door\na lamp").valid
 
 
 # ---------------------------------------------------------------- grounding
@@ -244,7 +266,7 @@ def test_grounding_gives_each_query_demonstrations_of_other_tasks():
 def test_an_example_is_the_answer_with_heavier_verdict_tokens(tiny):
     for item in make_examples(("a",), 2):
         example = tiny.example(item, outcome_weight=3.0)
-        trace, result = render_answer(item.transition)
+        trace, result = render_answer(item.transition, PAGES)
         assert tiny.model.decode(example.completion[:-1]) == trace + result
         assert example.completion[-1] == tiny.model.end and len(example.weights) == len(example.completion)
         heavy = tiny.model.decode([t for t, w in zip(example.completion, example.weights, strict=True) if w == 3.0])
@@ -257,7 +279,7 @@ def test_the_two_losses_are_means_over_their_own_tokens(tiny):
     examples = make_examples(("a",), 3)
     parts = tiny.loss_parts(examples)
     rows = tiny.model.log_probabilities([tiny.example(e) for e in examples])
-    cuts = [len(tiny.model.encode(render_answer(e.transition)[0])) for e in examples]
+    cuts = [len(tiny.model.encode(render_answer(e.transition, PAGES)[0])) for e in examples]
     first = np.concatenate([row[:cut] for row, cut in zip(rows, cuts, strict=True)])
     second = np.concatenate([row[cut:] for row, cut in zip(rows, cuts, strict=True)])
     assert parts == pytest.approx({"reasoning": -first.mean(), "next_state_and_reward": -second.mean()}, abs=1e-5)
@@ -324,7 +346,7 @@ def test_judgements_alone_carry_loss_on_their_verdicts_only(tiny):
         step = Transition(state=page.format(typed), action="click 2", next_state=END_STATE, reward=reward, done=True)
         step = step.model_copy(update={"reasoning": explain_transition(task, step)})
         steps.append(ExperienceExample(Query(task, step.state, step.action), step, number))
-    found = judgement_examples(tiny.model, steps, 3, weight=3.0, seed=1)
+    found = judgement_examples(tiny.model, steps, 3, weight=3.0, seed=1, grammar=PAGES)
     assert len({tuple(e.completion) for e in found}) == 3
     heads = [tiny.model.decode(e.completion).split(" for ")[0].removeprefix(" Check: ") for e in found]
     told = {head: told_by(tiny.model, e) for head, e in zip(heads, found, strict=True)}
@@ -333,11 +355,14 @@ def test_judgements_alone_carry_loss_on_their_verdicts_only(tiny):
     assert told["yes"] == told["nothing"] == "no not complete. This ends the task badly.\n=> failure"
     assert all("badly" in words for name, words in told.items() if name != "no")
     assert all(set(e.weights) <= {0.0, 1.0, 3.0} and len(e.weights) == len(e.completion) for e in found)
-    assert [e.completion for e in judgement_examples(tiny.model, steps, 2, seed=1)] == [e.completion for e in found[:2]]
-    assert judgement_examples(tiny.model, steps, 0) == judgement_examples(tiny.model, [], 5) == []
+    two = judgement_examples(tiny.model, steps, 2, seed=1, grammar=PAGES)
+    assert [e.completion for e in two] == [e.completion for e in found[:2]]
+    assert judgement_examples(tiny.model, steps, 0, grammar=PAGES) == []
+    assert judgement_examples(tiny.model, [], 5, grammar=PAGES) == []
+    assert judgement_examples(tiny.model, steps, 3) == [], "in a world of free text there is nothing to compare"
     lost = [step for step in steps if not step.transition.reward]
-    assert len(judgement_examples(tiny.model, 9 * lost, 99)) == 8, "equal ones come four times at most"
-    assert len(judgement_examples(tiny.model, lost, 10)) == 2, "only right comparisons are varied"
+    assert len(judgement_examples(tiny.model, 9 * lost, 99, grammar=PAGES)) == 8, "equal ones come four times at most"
+    assert len(judgement_examples(tiny.model, lost, 10, grammar=PAGES)) == 2, "only right comparisons are varied"
 
 
 def test_where_comparisons_run_out_others_with_a_true_verdict_are_made(tiny):
@@ -345,7 +370,8 @@ def test_where_comparisons_run_out_others_with_a_true_verdict_are_made(tiny):
     task = Task(id="a/0", kind="a", goal=goal, start_state=page.format("", ""))
     step = Transition(state=page.format("jess", "XYdmf"), action="click 3", next_state=END_STATE, reward=1.0, done=True)
     step = step.model_copy(update={"reasoning": explain_transition(task, step)})
-    found = judgement_examples(tiny.model, [ExperienceExample(Query(task, step.state, step.action), step, 0)], 41, seed=1)
+    example = ExperienceExample(Query(task, step.state, step.action), step, 0)
+    found = judgement_examples(tiny.model, [example], 41, seed=1, grammar=PAGES)
     texts = [tiny.model.decode(e.completion).removesuffix("<end>").strip() for e in found]
     assert len(texts) == 41 and len(set(texts)) > 30
     for text, example in zip(texts, found, strict=True):
@@ -370,7 +396,7 @@ def test_practice_reads_texts_that_look_like_a_trace(tiny, name, secret):
     whole = tiny.example(example, 3.0)
     heavy = tiny.model.decode([t for t, w in zip(whole.completion, whole.weights, strict=True) if w == 3.0])
     assert heavy.startswith(" Check: ") and heavy.endswith("=> success") and mask_quoted(heavy).count(" Check: ") == 1
-    for drill in judgement_examples(tiny.model, [example], 12, 3.0, seed=1):
+    for drill in judgement_examples(tiny.model, [example], 12, 3.0, seed=1, grammar=PAGES):
         facts, clause = tiny.model.decode(drill.prompt), tiny.model.decode(drill.completion).removesuffix("<end>")
         check, _, result = mask_quoted(clause).rpartition(" This ends the task ")
         pairs = re.finditer(r"(?<=[:,] )(\S.*?) for (\S.*?) (yes|no)(?=,)", check)
@@ -410,12 +436,12 @@ def test_variations_stay_within_their_type(tiny):
 
 
 def test_an_invented_task_that_was_cut_off_is_none():
-    model = ExperienceModel(ScriptedModel(lambda prompt: prompt.split("\n")[0]), maximum_tokens=14)
+    model = ExperienceModel(ScriptedModel(lambda prompt: prompt.split("\n")[0]), grammar=PAGES, maximum_tokens=14)
     assert model.invent([DOOR, DOOR.model_copy(update={"goal": "Sing aloud."})]) == ["Task: Get in.", None]
 
 
 def test_invented_tasks_come_one_a_parent():
-    model = ExperienceModel(ScriptedModel(lambda prompt: prompt.split("\n")[0]))
+    model = ExperienceModel(ScriptedModel(lambda prompt: prompt.split("\n")[0]), grammar=PAGES)
     assert model.invent([DOOR, DOOR.model_copy(update={"goal": "Sing."})]) == ["Task: Get in.", "Task: Sing."]
 
 
@@ -423,7 +449,7 @@ def test_invented_tasks_come_one_a_parent():
 
 
 def test_equal_questions_are_asked_once():
-    model = ExperienceModel(ScriptedModel(door))
+    model = ExperienceModel(ScriptedModel(door), grammar=PAGES)
     knock, enter = Query(DOOR, START, "click 1"), Query(DOOR, START, "click 2")
     answers = model.imagine([knock, enter, knock])
     assert [a.reward for a in answers] == [0.0, 1.0, 0.0] and len(model.model.prompts) == 2
@@ -436,7 +462,7 @@ def test_equal_questions_are_asked_once():
 
 
 def test_unreadable_answers_are_counted():
-    model = ExperienceModel(ScriptedModel(door))
+    model = ExperienceModel(ScriptedModel(door), grammar=PAGES)
     answers = model.imagine([Query(DOOR, START, f"click {i}") for i in (1, 2, 3)])
     assert [a.valid for a in answers] == [True, True, False] and (model.asked, model.unparsable) == (3, 1)
     assert (answers[2].state, answers[2].reward, answers[2].done, answers[2].text) == (FAILURE_STATE, 0.0, True, "Hm.")
@@ -452,7 +478,7 @@ SIGN = Task(id="sign/0", kind="sign", seed=0, goal='Enter "ada" and press Submit
 ])
 def test_a_success_that_its_trace_denies_is_a_failure(compared, suspicious, reward, doubt):
     claim = f" Task names ada. It clicks button Submit. Check: {compared}, complete. This ends the task well.\n=> success"
-    model = ExperienceModel(ScriptedModel(lambda prompt: claim))
+    model = ExperienceModel(ScriptedModel(lambda prompt: claim), grammar=PAGES)
     model.suspicious = suspicious
     dream = DreamBatch(model, 4)
     dream.reset_batch([SIGN])
@@ -465,14 +491,14 @@ def test_a_success_that_its_trace_denies_is_a_failure(compared, suspicious, rewa
 
 def test_a_failure_is_never_doubted():
     claim = " Task names Bob. It clicks button Submit. Check: x for Bob yes, complete. This ends the task badly.\n=> failure"
-    model = ExperienceModel(ScriptedModel(lambda prompt: claim))
+    model = ExperienceModel(ScriptedModel(lambda prompt: claim), grammar=PAGES)
     answer = model.imagine([Query(SIGN, LOGIN, "click 2")])[0]
     assert (answer.reward, answer.doubt, model.doubted) == (0.0, "", 0)
 
 
 def test_an_answer_that_was_cut_is_unreadable():
     rule = lambda prompt: " On.\n=> goes on\npage\ntext one\ntext two"  # noqa: E731
-    whole, cut = ExperienceModel(ScriptedModel(rule)), ExperienceModel(ScriptedModel(rule), maximum_tokens=35)
+    whole, cut = (ExperienceModel(ScriptedModel(rule), grammar=PAGES, maximum_tokens=most) for most in (200, 35))
     query = Query(DOOR, START, "click 1")
     assert whole.imagine([query])[0].state == "text one\ntext two" and not cut.imagine([query])[0].valid
 
@@ -482,22 +508,22 @@ def test_a_page_that_never_ends_is_drawn_once_more():
         return "\npage\ntext two" if prompt.endswith("=> goes on") else " On.\n=> goes on\npage" + "\ntext one" * 9
 
     queries = [Query(DOOR, START, "click 1"), Query(DOOR, START, "click 2")]
-    model = ExperienceModel(ScriptedModel(rule), maximum_tokens=60)
+    model = ExperienceModel(ScriptedModel(rule), grammar=PAGES, maximum_tokens=60)
     answers = model.imagine(queries)
     assert [(a.reasoning, a.state, a.valid) for a in answers] == [("On.", "text two", True)] * 2
     (_, greedy, _), (prompts, temperature, seeds) = model.model.calls
     assert greedy == 0 < temperature and all(p.endswith(" On.\n=> goes on") for p in prompts)
     assert len(set(seeds)) == 2, "every question has its own chance"
-    alone = ExperienceModel(ScriptedModel(rule), maximum_tokens=60)
+    alone = ExperienceModel(ScriptedModel(rule), grammar=PAGES, maximum_tokens=60)
     alone.imagine(queries[1:])
     assert alone.model.calls[1][2] == seeds[1:], "whoever else is asked"
-    bare = ExperienceModel(ScriptedModel(rule), maximum_tokens=60)
+    bare = ExperienceModel(ScriptedModel(rule), grammar=PAGES, maximum_tokens=60)
     bare.reasoning = False
     assert bare.imagine(queries)[0].valid is False, "nothing is drawn where no page was begun"
 
 
 def test_retrieval_fills_what_is_missing():
-    model, shown = ExperienceModel(ScriptedModel(door)), Demonstration("An old goal.", "knocks", "failure")
+    model, shown = ExperienceModel(ScriptedModel(door), grammar=PAGES), Demonstration("An old goal.", "knocks", "failure")
     model.retrieve = lambda queries: [(shown,)] * len(queries)
     own = Demonstration("My own.", "waits", "goes on")
     model.imagine([Query(DOOR, START, "click 1"), Query(DOOR, START, "click 2", (), (own,))])
@@ -506,7 +532,7 @@ def test_retrieval_fills_what_is_missing():
 
 
 def test_answers_without_a_trace():
-    model = ExperienceModel(ScriptedModel(lambda prompt: "=> success"))
+    model = ExperienceModel(ScriptedModel(lambda prompt: "=> success"), grammar=PAGES)
     model.reasoning = False
     (answer,) = model.imagine([Query(DOOR, START, "click 2")])
     assert answer.valid and answer.reward == 1.0 and model.model.prompts[0].endswith("-\n")
@@ -556,7 +582,7 @@ def test_an_unreadable_answer_is_no_recognised_failure():
 
 
 def test_the_dream_keeps_the_contract():
-    dream = DreamBatch(ExperienceModel(ScriptedModel(door)), maximum_steps=2)
+    dream = DreamBatch(ExperienceModel(ScriptedModel(door), grammar=PAGES), maximum_steps=2)
     assert dream.reset_batch([DOOR] * 5) == [DOOR] * 5 and not dream.real
     first = dream.step_batch(["click 2", " click 1 ", "click 9", "sing", "click 3"])
     assert [r[1:4] for r in first] == [(1.0, True, False), (0.0, False, False)] + [(0.0, True, False)] * 3
@@ -569,13 +595,39 @@ def test_the_dream_keeps_the_contract():
     assert dream.transitions == 6 and dream.step_batch([None] * 5) == [None] * 5
 
 
+def test_a_world_of_free_text_is_dreamed_too():
+    class Lock(Grammar):
+        def check_action(self, action, state):
+            if "jump" in action:
+                raise InvalidAction("Nobody jumps here.")
+
+        def doubt(self, trace, task, state):
+            return "the door is shut" if "shut" in state else ""
+
+    def rule(prompt):
+        return " It opens.\n=> success" if "go in" in prompt else " It turns.\n=> goes on\nedit\n2= open"
+
+    def story(grammar):
+        dream = DreamBatch(ExperienceModel(ScriptedModel(rule), grammar=grammar), maximum_steps=3)
+        dream.reset_batch([DOOR.model_copy(update={"start_state": "a door\nshut"})] * 3)
+        first = dream.step_batch(["turn the key", "jump over", "go in"])
+        assert dream.model.model.prompts[0].endswith("Action: turn the key\nThink:")
+        second = dream.step_batch(["go  in", None, None])
+        assert dream.model.model.prompts[-1].count("Past: turn the key\n") == 1
+        return [(state, reward, ended) for state, reward, ended, *_ in (*first, second[0])]
+
+    open_door, won = ("a door\nopen", 0.0, False), (END_STATE, 1.0, True)
+    assert story(ANY_TEXT) == [open_door, open_door, won, won]
+    assert story(Lock()) == [open_door, (FAILURE_STATE, 0.0, True), (END_STATE, 0.0, True), won]
+
+
 def test_a_dream_needs_goal_and_first_page():
-    dream = DreamBatch(ExperienceModel(ScriptedModel(door)))
+    dream = DreamBatch(ExperienceModel(ScriptedModel(door), grammar=PAGES))
     for change in ({"goal": ""}, {"start_state": ""}):
         with pytest.raises(DreamgymError, match="door/0"):
             dream.reset_batch([DOOR, DOOR.model_copy(update=change)])
     with pytest.raises(DreamgymError, match="Pass the task to reset"):
-        DreamEnvironment(ExperienceModel(ScriptedModel(door))).reset()
+        DreamEnvironment(ExperienceModel(ScriptedModel(door), grammar=PAGES)).reset()
 
 
 def test_one_episode_is_a_gymnasium_environment():
@@ -583,8 +635,8 @@ def test_one_episode_is_a_gymnasium_environment():
         def reset(self, *, seed=None, options=None):
             return super().reset(seed=seed, options={"task": DOOR})
 
-    check_env(OneDoor(ExperienceModel(ScriptedModel(door))), skip_render_check=True)
-    environment = DreamEnvironment(ExperienceModel(ScriptedModel(door)), maximum_steps=3)
+    check_env(OneDoor(ExperienceModel(ScriptedModel(door), grammar=PAGES)), skip_render_check=True)
+    environment = DreamEnvironment(ExperienceModel(ScriptedModel(door), grammar=PAGES), maximum_steps=3)
     state, info = environment.reset(seed=5, options={"task": DOOR})
     assert (state, info["task"]) == (START, DOOR)
     results = [environment.step("click 1") for _ in range(3)]

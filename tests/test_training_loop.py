@@ -7,10 +7,10 @@ import torch
 
 import dreamgym.training_loop as module
 from dreamgym.environments import BatchEnvironment, BatchOf, make_task
-from dreamgym.pages import check_action, parse_action
 from dreamgym.experience_model import Imagined
 from dreamgym.fast_model import LanguageModel
 from dreamgym.language_model import Sample
+from dreamgym.pages import PageGrammar, check_action, parse_action
 from dreamgym.policy_optimization import Learner
 from dreamgym.rollouts import Agent, Rollout
 from dreamgym.runs import Run, Scale
@@ -47,6 +47,8 @@ class Letters:
 
 class Clicker:
     "An agent without a model: rollout after rollout it clicks the first, then the second button."
+
+    grammar = PageGrammar()
 
     def prompt(self, task, state, history=()):
         return [1, 2, 3]
@@ -86,6 +88,8 @@ class Buffer:
 class World:
     "An experience model by rule: a page with a button named `broken` has no answer, one named `lost` only fails."
 
+    grammar = PageGrammar()
+
     def __init__(self, texts=()):
         self.texts, self.parents = list(texts), []
 
@@ -113,7 +117,7 @@ def test_trajectories_are_put_together_by_group():
 
 
 @pytest.mark.parametrize(("names", "problem"), [
-    ("ab", ""), (("broken", "b"), "the experience model has no answer"), (("lost", "lost2"), "every click fails")])
+    ("ab", ""), (("broken", "b"), "the experience model has no answer"), (("lost", "lost2"), "every action fails")])
 def test_a_variation_is_tried_before_it_is_used(names, problem):
     state = "\n".join(f"[{i}] button '{name}'" for i, name in enumerate(names, 1))
     task = make_task("letters", 5).model_copy(update={"goal": "Press a.", "start_state": state})
@@ -239,7 +243,7 @@ def new_state(tiny_model_folder):
         generator = torch.Generator().manual_seed(1)
         for layer in model.adapted.values():
             layer.lora_b.data.normal_(0, 0.1, generator=generator)
-        return LoopState(Pressing(model, maximum_tokens=4), Learner(model, settings_of(SCALE)), None)
+        return LoopState(Pressing(model, maximum_tokens=4, grammar=PageGrammar()), Learner(model, settings_of(SCALE)), None)
 
     return make
 
@@ -311,7 +315,7 @@ def test_a_finished_training_loads_nothing(tmp_path, monkeypatch):
             (run.path / folder / f"{number:04d}" / "agent").mkdir(parents=True)
             atomic_write_json(run.path / folder / f"{number:04d}" / "metrics.json", {"transitions": 5.0})
     monkeypatch.setattr(module, "first_gate", lambda run: {"verdict": "doubtful"})
-    for name in ("grounded_model", "first_state", "MiniWobBatch"):
+    for name in ("grounded_model", "first_state"):
         monkeypatch.setattr(module, name, lambda *_: pytest.fail("a model or a browser was started"))
     monkeypatch.setattr(module, "start_tasks", lambda run: [])
     assert dream_training(run) == run.path / "iterations" / f"{SCALE.iterations:04d}" / "agent"

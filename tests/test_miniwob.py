@@ -1,0 +1,486 @@
+"MiniWoB++: a real browser, oracles, designed mistakes, frozen panels, and the suite."
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import gymnasium
+import numpy as np
+import pytest
+
+from dreamgym.environments import make_task, play_episodes, start_tasks
+from dreamgym.pages import (
+    Element,
+    check_action,
+    parse_action,
+    parse_state,
+    render_state,
+    sample_trajectories,
+)
+from dreamgym.rollouts import offline_data
+from dreamgym.runs import Run, Scale, data_folder, load_suite
+from dreamgym.suites import miniwob
+from dreamgym.suites.miniwob import (
+    HELD_OUT_KINDS,
+    KINDS,
+    TRAINING_KINDS,
+    Browser,
+    BrowserMissing,
+    MiniWobBatch,
+    MiniWobEnvironment,
+    MiniWobSuite,
+    PanelError,
+    collect_trajectories,
+    find_browser,
+    find_driver,
+    install_browser,
+    load_panel,
+    make_panels,
+    oracle_action,
+    panel_hash,
+    quit_chrome,
+    random_page_action,
+    start_chrome,
+    wrong_action,
+)
+from dreamgym.trajectories import END_STATE, FAILURE_STATE, DreamgymError, Task
+
+browser_test = pytest.mark.browser
+
+
+# ---------------------------------------------------------------- the browser
+
+
+def test_a_batch_is_told_what_is_wrong_before_a_browser_starts(monkeypatch):
+    monkeypatch.setattr(miniwob, "start_chrome", lambda: pytest.fail("a browser was started"))
+    with MiniWobBatch(browsers=1) as environment:
+        with pytest.raises(DreamgymError, match="reset first"):
+            environment.step_batch(["click 1"])
+        with pytest.raises(DreamgymError, match="invented and has no real page"):
+            environment.reset_batch([Task(id="login-user/1~a", kind="login-user", synthetic=True)])
+        for kind in ("no-such-task", "../miniwob/login-user", ""):
+            with pytest.raises(DreamgymError, match="has no task type"):
+                environment.reset_batch([Task(id="x", kind=kind)])
+    with pytest.raises(DreamgymError, match="Pass the task"):
+        MiniWobEnvironment().reset()
+
+
+def test_a_browser_that_never_starts_is_tried_three_times(monkeypatch):
+    from selenium.common.exceptions import WebDriverException
+
+    attempts = []
+
+    def broken():
+        attempts.append(1)
+        raise WebDriverException("cannot connect\nto chrome")
+
+    monkeypatch.setattr(miniwob, "start_chrome", broken)
+    with MiniWobBatch(browsers=1) as environment, pytest.raises(DreamgymError, match="three times") as error:
+        environment.reset_batch([make_task("login-user", 1)])
+    assert len(attempts) == 3 and "\n" not in str(error.value)
+
+
+def test_a_missing_browser_is_named_with_the_command_to_type(monkeypatch):
+    monkeypatch.delenv("DREAMGYM_BROWSER", raising=False)
+    monkeypatch.setattr(miniwob, "_NAMES", ("no-such-browser",))
+    for look in (find_browser, lambda: MiniWobBatch(1).reset_batch([make_task("login-user", 1)])):
+        with pytest.raises(BrowserMissing, match="apt-get install -y chromium chromium-driver"):
+            look()
+    monkeypatch.setattr(miniwob.os, "geteuid", lambda: 1000)
+    with pytest.raises(BrowserMissing):
+        install_browser()
+    monkeypatch.setenv("DREAMGYM_BROWSER", sys.executable)
+    assert find_browser() == install_browser() == sys.executable
+
+
+@pytest.mark.parametrize("variable, look", [("DREAMGYM_BROWSER", find_browser), ("SE_CHROMEDRIVER", find_driver)])
+def test_a_variable_that_names_no_program_is_named_and_nothing_installed(variable, look, monkeypatch, tmp_path):
+    monkeypatch.setattr(miniwob.subprocess, "run", lambda *_, **__: pytest.fail("something was installed"))
+    monkeypatch.setattr(miniwob.os, "geteuid", lambda: 0)
+    (tmp_path / "plain").write_text("no program")
+    for wrong in ("no-such-program", "/no/such/program", str(tmp_path), str(tmp_path / "plain"), "~/no/program", " "):
+        monkeypatch.setenv(variable, wrong)
+        for search in (look, install_browser) if look is find_browser else (look,):
+            with pytest.raises(BrowserMissing, match=f"^{variable} is '{wrong}'.*unset it"):
+                search()
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh")
+    program.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for right in ("./program", "~/program", str(program)):
+        monkeypatch.setenv(variable, right)
+        assert look() == str(program)
+    monkeypatch.setenv(variable, "")
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(miniwob, "_NAMES", ("no-such-browser",))
+    if look is find_driver:
+        assert find_driver() is None
+
+
+def test_half_a_surrogate_pair_on_a_real_page_is_replaced():
+    row = {"id": 1, "tag": "select", "text": "a\ud83d", "options": ["\ude00b", "\ud83d\ude00"]}
+    report = miniwob._read_report({"goal": "g\ud83d", "done": False, "raw": 0, "rows": [row]})
+    assert report.goal == "g\ufffd" and parse_state(report.state)[0].options == ("\ufffdb", "\U0001f600")
+    assert report.state.encode()
+
+
+def test_half_marks_are_no_success():
+    def read(raw, done=True):
+        return miniwob._read_report({"goal": "g", "done": done, "raw": raw, "rows": []})
+
+    assert [read(raw).success for raw in (1, 0.99, 0.5, 0, -1)] == [True, False, False, False, False]
+    assert read(1).state == END_STATE and read(0, done=False).state == ""
+
+
+# ---------------------------------------------------------------- panels, oracles, designed mistakes
+
+
+def test_panels_are_disjoint_and_held_out_kinds_are_tested_only():
+    panels = {name: load_panel(name) for name in ("train", "development", "test")}
+    ids = [task.id for tasks in panels.values() for task in tasks]
+    assert len(ids) == len(set(ids))
+    assert {t.kind for t in panels["train"]} == {t.kind for t in panels["development"]} == set(TRAINING_KINDS)
+    assert {t.kind for t in panels["test"]} == set(KINDS) and len(TRAINING_KINDS) >= 14 and len(HELD_OUT_KINDS) >= 2
+    for tasks in panels.values():
+        assert all(task == make_task(task.kind, task.seed) for task in tasks)
+
+
+def test_the_frozen_file_is_the_one_of_the_book():
+    assert json.loads((data_folder() / "panels.json").read_text()) == make_panels()
+    assert panel_hash() == make_panels()["sha256"] and len(panel_hash()) == 64
+
+
+def test_parts_of_a_panel():
+    tasks = load_panel("train", ["login-user", "enter-text"], 3, offset=10)
+    assert [t.id for t in tasks] == [f"{kind}/{n}" for kind in ("login-user", "enter-text") for n in (10, 11, 12)]
+    assert len(load_panel("test", ["login-user"], 10_000)) == 50
+    for name, kinds, says in (("exam", None, "No panel named"), ("train", HELD_OUT_KINDS, "no task type"),
+                              ("test", ["golf"], "no task type")):
+        with pytest.raises(PanelError, match=says):
+            load_panel(name, kinds)
+
+
+@pytest.mark.parametrize("damage", [
+    lambda text: text[:100], lambda text: text.replace("2050", "2049"), lambda text: "[]", lambda text: "{}",
+    lambda text: text.replace('"sha256": "', '"sha256": "0'), lambda text: "",
+])
+def test_a_changed_panel_file_is_noticed(tmp_path, monkeypatch, damage):
+    (tmp_path / "panels.json").write_text(damage((data_folder() / "panels.json").read_text()))
+    monkeypatch.setattr(miniwob, "data_folder", lambda: tmp_path)
+    for use in (panel_hash, lambda: load_panel("test")):
+        with pytest.raises(PanelError, match="panels.json .*restore it"):
+            use()
+    (tmp_path / "panels.json").unlink()
+    with pytest.raises(PanelError, match="restore it"):
+        panel_hash()
+
+
+@pytest.mark.parametrize("name", ["quick", "cpu", "gpu", "paper"])
+def test_every_scale_leaves_its_tasks_steps_enough(name):
+    scale = Scale.named(name, **MiniWobSuite().sizes(name))
+    needed = {t.task.kind: len(t) for t in sample_trajectories() if t.source == "oracle" and t.task.kind in scale.kinds}
+    assert set(needed) == set(scale.kinds), "a scale trains on kinds that the sample shows"
+    assert max(needed.values()) < scale.maximum_steps, "one step at least is left for a mistake"
+
+
+def test_oracles_know_the_way_on_recorded_pages():
+    for t in sample_trajectories():
+        if t.source == "oracle":
+            past = [s.action for s in t.transitions]
+            for number, step in enumerate(t.transitions):
+                assert oracle_action(t.task.kind, t.task.goal, step.state, past[:number]) == step.action
+
+
+def test_a_wrong_action_is_possible_and_wrong():
+    random = np.random.default_rng(0)
+    for t in sample_trajectories():
+        if t.source == "oracle":
+            for step in t.transitions:
+                for _ in range(5):
+                    wrong = wrong_action(step.action, t.task, step.state, random)
+                    check_action(parse_action(wrong), step.state)
+                    only_one = sum(e.id is not None for e in parse_state(step.state)) == 1  # nothing else to click
+                    assert only_one or wrong != step.action, (t.task.id, step.action)
+
+
+def test_boxes_are_often_submitted_too_early():
+    "Else the experience model takes an unmarked box for a marked one, and an agent learns to submit at once."
+    random, page = np.random.default_rng(0), "[1] radio 'ok' off\n[2] radio 'no' off\n[3] button 'Submit'"
+    task = make_task("click-option", 0).model_copy(update=dict(goal="Select ok and click Submit."))
+    early = np.mean([wrong_action("click 1", task, page, random) == "click 3" for _ in range(400)])
+    assert 0.4 < early < 0.6
+    rivals = page.replace("radio", "button").replace(" off", "").replace("button 'Submit'", "link 'Submit'")
+    assert np.mean([wrong_action("click 1", task, rivals, random) == "click 3" for _ in range(400)]) < 0.35
+
+
+def test_fields_beside_the_buttons_are_touched_too():
+    "Else the experience model never learns that nothing ends there."
+    random, page = np.random.default_rng(0), "[1] button 'ok'\n[2] input ''\n[3] button 'no'\n[4] input ''"
+    task = make_task("click-button", 0).model_copy(update=dict(goal='Click on the "ok" button.'))
+    wrong = [parse_action(wrong_action("click 1", task, page, random)) for _ in range(200)]
+    fields = [a for a in wrong if a.element in (2, 4)]
+    assert {(a.kind, a.element) for a in fields} == {("click", 2), ("click", 4), ("type", 2), ("type", 4)}
+    assert 20 < len(fields) < 60 and all(a.text in ("Click", "on", "the", "ok", "button") for a in fields if a.kind == "type")
+    no_goal = task.model_copy(update=dict(goal=""))
+    assert all(wrong_action("click 1", no_goal, page, random) != "click 1" for _ in range(50))
+
+
+def test_the_action_for_an_absent_element_is_absent():
+    random, page = np.random.default_rng(0), "text a\u2028b\n[1] button 'x'"
+    drawn = {miniwob._invalid_action(page, random) for _ in range(60)}
+    assert "click 22" in drawn and len(drawn) == 4
+
+
+# ---------------------------------------------------------------- real pages
+
+
+@pytest.fixture(scope="module")
+def real():
+    "Two browsers for all tests of this file."
+    with MiniWobBatch(browsers=2) as environment:
+        yield environment
+
+
+def oracle(i, task, page, past):
+    return oracle_action(task.kind, task.goal, page, past)
+
+
+@browser_test
+def test_every_oracle_solves_nine_of_ten(real):
+    episodes = play_episodes(real, [make_task(kind, 3000 + n) for kind in KINDS for n in range(10)], oracle)
+    solved = {kind: sum(t.success for t in episodes if t.task.kind == kind) for kind in KINDS}
+    assert {kind: n for kind, n in solved.items() if n < 9} == {}
+    assert real.mismatches == 0
+
+
+@browser_test
+def test_recorded_episodes_happen_again(real):
+    "The committed sample, step by step: pages depend on the seed and the actions alone, on every machine."
+    sample = [t for t in sample_trajectories() if t.task.seed == 0]
+    plans = [[s.action for s in t.transitions] for t in sample]
+    again = play_episodes(real, [make_task(t.task.kind, t.task.seed) for t in sample],
+                          lambda i, task, page, past: plans[i][len(past)] if len(past) < len(plans[i]) else None)
+    different = [old.task.id for old, new in zip(sample, again, strict=True)
+                 if (old.task, old.transitions) != (new.task, new.transitions)]
+    assert different == [] and real.mismatches == 0
+
+
+@browser_test
+def test_a_slow_agent_scores_what_a_quick_one_does(real):
+    "MiniWoB++ ends an episode after ten seconds and pays less every second; here nobody is hurried."
+    tasks = [make_task(kind, n) for kind in ("click-option", "enter-text", "click-dialog-2") for n in (1, 2)]
+
+    def slow(i, task, page, past):
+        time.sleep(11 if i == 0 and not past else 0)
+        return oracle(i, task, page, past)
+
+    outcomes = [[(t.success, t.total_reward) for t in play_episodes(real, tasks, agent)] for agent in (oracle, slow)]
+    assert outcomes[0] == outcomes[1] == [(True, 1.0)] * len(tasks)
+
+
+@browser_test
+def test_a_killed_browser_is_replaced_and_its_episode_repeated(real):
+    tasks = real.reset_batch([make_task("login-user", n) for n in (1, 2)])
+    before, starts = real.transitions, [b.starts for b in real.browsers]
+    pages = [task.start_state for task in tasks]
+    for step in range(3):
+        if step == 1:
+            os.kill(real.browsers[0].driver.capabilities["goog:processID"], signal.SIGKILL)
+        if step == 2:
+            real.browsers[1].driver.service.process.kill()
+        results = real.step_batch([oracle_action(t.kind, t.goal, page) for t, page in zip(tasks, pages, strict=True)])
+        pages = [result[0] for result in results]
+    assert [result[:3] for result in results] == [(END_STATE, 1.0, True)] * 2
+    assert real.transitions - before == 6, "repeated steps are no new experience"
+    assert [b.starts for b in real.browsers] == [n + 1 for n in starts] and real.mismatches == 0
+
+
+def living(group: int) -> list[str]:
+    "Processes of a group that are neither gone nor dead and waiting to be taken note of."
+    found = []
+    for number in filter(str.isdigit, os.listdir("/proc") if os.path.isdir("/proc/self") else []):
+        try:
+            with open(f"/proc/{number}/stat") as file:
+                state, _, its_group, *_ = file.read().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        found += [number] if int(its_group) == group and state not in "ZX" else []
+    return found
+
+
+@browser_test
+@pytest.mark.parametrize("which", ["chrome", "driver", "all"])
+def test_a_stopped_browser_is_replaced_and_its_episode_repeated(which, monkeypatch):
+    "Stopped, not dead: it never answers, and it cannot be asked to quit."
+    monkeypatch.setattr(miniwob, "_PATIENCE", 3.0)
+    monkeypatch.setattr(miniwob, "_FAREWELL", 1.0)
+    with MiniWobBatch(browsers=1) as environment:
+        task = environment.reset_batch([make_task("login-user", 1)])[0]
+        page, driver = task.start_state, environment.browsers[0].driver
+        group = driver.service.process.pid
+        for step in range(3):
+            if step == 1:
+                stop = os.killpg if which == "all" else os.kill
+                stop(driver.capabilities["goog:processID"] if which == "chrome" else group, signal.SIGSTOP)
+            start = time.monotonic()
+            result = environment.step_batch([oracle_action(task.kind, task.goal, page)])[0]
+            assert time.monotonic() - start < 20
+            page = result[0]
+        assert result[:3] == (END_STATE, 1.0, True)
+        assert (environment.transitions, environment.browsers[0].starts, environment.mismatches) == (3, 2, 0)
+        assert not living(group) and not os.path.exists(driver.profile)
+
+
+@browser_test
+@pytest.mark.parametrize("which", ["chrome", "driver"])
+def test_a_stopped_browser_can_be_quit(which, monkeypatch):
+    monkeypatch.setattr(miniwob, "_FAREWELL", 1.0)
+    driver = start_chrome()
+    group = driver.service.process.pid
+    os.kill(driver.capabilities["goog:processID"] if which == "chrome" else group, signal.SIGSTOP)
+    start = time.monotonic()
+    quit_chrome(driver)
+    assert time.monotonic() - start < 10 and not os.path.exists(driver.profile)
+    assert not living(group)
+
+
+def test_a_command_has_half_a_minute():
+    assert miniwob._PATIENCE + miniwob._FAREWELL <= 30
+
+
+PROXIES = [name for word in ("http_proxy", "https_proxy", "all_proxy", "ftp_proxy") for name in (word, word.upper())]
+
+
+@browser_test
+def test_a_browser_needs_no_proxy_and_no_short_folder_and_leaves_nothing(monkeypatch, tmp_path):
+    "A proxy that nobody serves, a folder for temporary files whose path is too long for a socket, no home."
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    for name in PROXIES:
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setenv("HOME", "/dev/null/home")
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    browser = Browser()
+    try:
+        assert browser.start(make_task("click-button", 0)).goal and len(browser.driver.profile) < 64
+        start = time.monotonic()
+    finally:
+        browser.close()
+    assert time.monotonic() - start < 10 and list(folder.iterdir()) == []
+    assert all(os.environ[name] == "http://127.0.0.1:9" for name in PROXIES), "the user's own variables stay"
+
+
+@browser_test
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks for processes in /proc")
+def test_no_browser_outlives_its_python(tmp_path):
+    program = ("import os, signal\nfrom dreamgym.environments import make_task\nfrom dreamgym.suites.miniwob import Browser\n"
+               "b = Browser()\nb.start(make_task('click-link', 1))\n"
+               "print(b.driver.profile, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    profile = done.stdout.strip()
+    assert done.returncode == -signal.SIGKILL and profile
+
+    def alive() -> list[str]:
+        found = []
+        for number in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{number}/cmdline") as file:
+                    found += [number] if profile in file.read() else []
+            except OSError:
+                pass
+        return found
+
+    deadline = time.monotonic() + 60
+    while (alive() or os.path.exists(profile)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert alive() == [] and not os.path.exists(profile)
+
+
+@browser_test
+def test_typing_replaces_and_strange_text_survives(real):
+    real.reset_batch([make_task("enter-text", 3)])
+    for text in ("Ada", "it's \"quoted\" \\ [1] | é 中", "<b>&amp;</b>"):
+        state = real.step_batch([f"type 1 {text}"])[0][0]
+        assert parse_state(state)[0] == Element(1, "input", text)
+
+
+@browser_test
+def test_invalid_actions_end_on_the_error_page(real):
+    actions = ["click 99", "type 3 x", "select 1 x", "hello", ""]
+    real.reset_batch([make_task("login-user", 3)] * len(actions))
+    results = real.step_batch(actions)
+    assert all(r[:4] == (FAILURE_STATE, 0.0, True, False) and r[4]["invalid"] for r in results)
+    after = real.step_batch(["click 1", *[None] * (len(actions) - 1)])
+    assert after[0][0] == FAILURE_STATE and after[1:] == [None] * (len(actions) - 1), "nothing follows the error page"
+
+
+@browser_test
+def test_half_a_form_fails_on_a_real_page(real):
+    task = real.reset_batch([make_task("click-checkboxes", 3)])[0]
+    boxes = [e for e in parse_state(task.start_state) if e.tag == "checkbox"]
+    wanted = [e for e in boxes if e.text in task.goal]
+    for element in wanted[:-1]:
+        real.step_batch([f"click {element.id}"])
+    assert real.step_batch([f"click {boxes[-1].id + 1}"])[0][:3] == (END_STATE, 0.0, True)
+
+
+@browser_test
+def test_one_episode_as_gymnasium_knows_it():
+    environment = MiniWobEnvironment(maximum_steps=2)
+    assert isinstance(environment, gymnasium.Env)
+    try:
+        state, info = environment.reset(options={"task": make_task("enter-text", 3)})
+        assert info["task"].start_state == state and "Myron" in info["task"].goal
+        assert environment.reset(seed=3, options={"task": make_task("enter-text", 9)})[0:1] == (state,)
+        assert environment.step("type 1 Myron")[1:4] == (0.0, False, False)
+        assert environment.step("click 2")[:4] == (END_STATE, 1.0, True, False)
+        environment.reset(options={"task": make_task("enter-text", 3)})
+        assert [environment.step("click 1")[3] for _ in range(2)] == [False, True], "cut at the limit"
+    finally:
+        environment.close()
+
+
+@browser_test
+def test_other_task_types_of_the_benchmark_can_be_read():
+    browser = Browser()
+    try:
+        for kind in ("email-inbox", "use-autocomplete", "order-food", "unicode-test", "form-sequence-3", "book-flight"):
+            report = browser.start(make_task(kind, 1))
+            assert report.goal and not report.done and render_state(parse_state(report.state)) == report.state
+            assert report == browser.start(make_task(kind, 1)), kind
+    finally:
+        browser.close()
+
+
+@browser_test
+def test_collecting_is_balanced_and_repeatable(real):
+    tasks = load_panel("train", ["click-option", "login-user", "enter-text"], 3)
+    watched = []
+    first = collect_trajectories(real, tasks, branches=3, seed=1, watch=lambda *count: watched.append(count))
+    assert first == collect_trajectories(real, tasks, branches=3, seed=1)
+    assert first != collect_trajectories(real, tasks, branches=3, seed=2)
+    assert len(first) == 36 and watched[-1] == (36, 36)
+    assert all(t.success for t in first if t.source == "oracle")
+    assert 0.3 < np.mean([t.success for t in first]) < 0.7
+    assert np.mean([t.truncated for t in first]) < 0.1, "nearly every episode has an ending"
+
+
+@browser_test
+def test_the_offline_stage_is_built_once(tmp_path):
+    scale = Scale.named("quick", kinds=("click-button",), offline_seeds_per_kind=2, start_seeds_per_kind=2, branches=1,
+                        parallel=1, source="oracle")
+    run = Run.open(tmp_path / "run", scale, 0)
+    path = offline_data(run)
+    starts = start_tasks(run)
+    stamp = path.stat().st_mtime_ns
+    assert offline_data(run) == path and path.stat().st_mtime_ns == stamp and start_tasks(run) == starts
+    assert [t.id for t in starts] == ["click-button/2", "click-button/3"] and all(t.goal and t.start_state for t in starts)
+    assert run.metrics()["offline"]["trajectories"] == 4
