@@ -180,6 +180,7 @@ def run_iteration(
 
 # %% ../nbs/24_training_loop.ipynb #a9eb096a
 def write_iteration(folder: Path, state: LoopState, result: IterationResult) -> None:
+    "Leave what an iteration has made: its state, rollouts, judged variations and metrics."
     folder.mkdir(parents=True)
     state.save(folder)
     write_trajectories(folder / "rollouts.jsonl", [r.trajectory for r in result.rollouts])
