@@ -83,7 +83,8 @@ def sim_to_real(run: Run) -> Path:  # folder of the adapter
         if not rollouts:
             raise DreamgymError(f"The real budget of {budget} transitions is too small for one group of rollouts; "
                                 "raise transfer_share or iterations.")
-        metrics = state.learner.update(rollouts, seed)
+        sound = [r for r in rollouts if not r.trajectory.broken] or rollouts  # a world that failed teaches nothing
+        metrics = state.learner.update(sound, seed)
         used = sum(len(r.trajectory) for r in rollouts)
         write_iteration(path, state, IterationResult(rollouts, metrics | {"transitions": float(used)}))
 

@@ -779,7 +779,7 @@ CPU_KINDS = ("click-button", "click-link", "click-option", "click-checkboxes", "
 _SIZES = {"quick": dict(kinds=QUICK_KINDS, maximum_steps=3), "cpu": dict(kinds=CPU_KINDS, maximum_steps=6),
           "gpu": dict(kinds=CPU_KINDS, maximum_steps=6), "paper": dict(kinds=CPU_KINDS, maximum_steps=15)}
 
-
+# %% ../../nbs/05_miniwob.ipynb #476bb9ce
 class MiniWobSuite(Suite):
     "MiniWoB++ in a real browser: real pages, tasks that are frozen ranges of seeds."
 
