@@ -392,7 +392,7 @@ def _kitchen(maker, random: np.random.Generator, level: int) -> tuple:
     maker.set_player(kitchen)
     return food, place, meal, others
 
-
+# %% ../../nbs/31_text_worlds.ipynb #2e491517
 def _cooking(maker, random: np.random.Generator, level: int) -> _Plan:
     food, place, meal, _ = _kitchen(maker, random, level)
     cut, heat = str(random.choice(list(_CUTS))), str(random.choice(list(_HEAT))) if level > 1 else ""
