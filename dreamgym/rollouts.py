@@ -6,7 +6,8 @@ Docs: https://dreamgym.github.io/dreamgym/rollouts.html.md"""
 
 # %% auto #0
 __all__ = ['agent_prompt', 'Turn', 'Rollout', 'Agent', 'collect_rollouts', 'imitation_examples', 'in_turn', 'few_of_each',
-           'demonstrations', 'new_agent', 'warm_start', 'collect_logs', 'offline_data', 'rejection_sampling']
+           'training_recordings', 'demonstrations', 'new_agent', 'warm_start', 'collect_logs', 'offline_data',
+           'rejection_sampling']
 
 # %% ../nbs/09_rollouts.ipynb #6caf3da8
 from collections import Counter
@@ -221,12 +222,18 @@ def _played_by(run: Run, choose: Callable, tasks: Sequence[Task], source: str) -
     return [t for t in played if t is not None]
 
 
+def training_recordings(suite: Suite) -> list[Trajectory]:
+    "Recordings of a suite without those of tasks that measure: what is tested on is never learned from."
+    measured = {task.id for panel in ("development", "test", "held_out") for task in suite.panel(panel)}
+    return [t for t in suite.recordings() if t.task.id not in measured]
+
+
 def _successes_to_imitate(run: Run) -> list[Trajectory]:
     "Successes that were handed over, else the oracle's, else those of random play; none is an error that says what to give."
     suite, sizes = suite_of(run), run.scale
     found = [t for t in suite.demonstrations() if t.success]
     if not found and not suite.playable():
-        found = [t for t in suite.recordings() if t.success]
+        found = [t for t in training_recordings(suite) if t.success]
     if not found and suite.playable():
         tasks = suite.tasks("train", sizes.kinds, sizes.most_demonstrations)
         played = _played_by(run, lambda i, task, state, past: suite.oracle(task, state, past), tasks, "oracle")
@@ -306,7 +313,7 @@ def collect_logs(
 def _logged(run: Run) -> list[Trajectory]:
     "The logs of a run: its agent's episodes, its demonstrations, and recordings from elsewhere."
     suite, sizes = suite_of(run), run.scale
-    found = [*suite.recordings()]
+    found = training_recordings(suite)
     if suite.playable():
         agent, tasks = new_agent(run, warm_start(run)), suite.tasks("train", sizes.kinds, sizes.offline_seeds_per_kind)
         with suite.environment(sizes.parallel, sizes.maximum_steps) as environment:
