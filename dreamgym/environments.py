@@ -169,7 +169,7 @@ def with_edits(
     "The part of `apply` that reads edited lines."
     return _with_edits(before, lines)
 
-
+# %% ../nbs/03_environments.ipynb #bebba835
 @patch
 def apply(
     self: Grammar,
@@ -461,7 +461,7 @@ def _started(self: BatchOf, index: int, task: Task, answer, error: Exception | N
         self._failed(index, where, error)
         return task.model_copy(update={"start_state": FAILURE_STATE})
 
-
+# %% ../nbs/03_environments.ipynb #1dd08732
 @patch
 def reset_batch(self: BatchOf, tasks: Sequence[Task]) -> list[Task]:
     "Start one episode a task, each in a slot of its own. The info may hold the task, or its goal alone."
@@ -563,7 +563,7 @@ def transition_of(state: str, action: str, result: StepResult) -> Transition:
                       reasoning=info.get("reasoning", ""), invalid="invalid" in info, broken="broken" in info,
                       success=info.get("success") if ended else None)
 
-
+# %% ../nbs/03_environments.ipynb #e8ff0b60
 def play_episodes(
     environment: BatchEnvironment,  # real or dreamed
     tasks: Sequence[Task],  # one episode each
@@ -626,7 +626,7 @@ def practice(
     "An ending whose judgement can be practised without its page."
     return None
 
-
+# %% ../nbs/03_environments.ipynb #7391aa5a
 @patch
 def variation_problem(
     self: Grammar,
@@ -668,6 +668,9 @@ class Suite:
     packages: tuple[str, ...] = ()  # whose versions stand in rows of results
     success_at = 1.0  # rewards lie between 0 and 1; from this one on an episode counts as solved
 
+    def __repr__(self):
+        return f"{type(self).__name__}({self.name!r})"
+
     def panel(self, name: str) -> Sequence[Task]:
         "All tasks of a panel in a fixed order; none where the suite has no such panel."
         raise NotImplementedError
@@ -684,28 +687,35 @@ class Suite:
         "What a perfect player would do, for proving that a panel can be solved; None where nobody knows."
         return None
 
-    def recordings(self) -> Sequence[Trajectory]:
-        "Trajectories from elsewhere that join the logs of a run."
-        return ()
+# %% ../nbs/03_environments.ipynb #05cc01e5
+@patch
+def recordings(self: Suite) -> Sequence[Trajectory]:
+    "Trajectories from elsewhere that join the logs of a run."
+    return ()
 
-    def demonstrations(self) -> Sequence[Trajectory]:
-        "Successes that were handed over to imitate; none: the oracle's, or those of random play."
-        return ()
 
-    def sizes(self, scale: str) -> dict:
-        "What of `Scale` this suite wants otherwise."
-        return {}
+@patch
+def demonstrations(self: Suite) -> Sequence[Trajectory]:
+    "Successes that were handed over to imitate; none: the oracle's, or those of random play."
+    return ()
 
-    def playable(self) -> bool:
-        "Is there a world, or are there recordings only?"
-        return type(self).environment is not Suite.environment
 
-    def missing(self) -> list[str]:
-        "What this machine lacks for it, a sentence each that says how to mend it."
-        return []
+@patch
+def sizes(self: Suite, scale: str) -> dict:
+    "What of `Scale` this suite wants otherwise."
+    return {}
 
-    def __repr__(self):
-        return f"{type(self).__name__}({self.name!r})"
+
+@patch
+def playable(self: Suite) -> bool:
+    "Is there a world, or are there recordings only?"
+    return type(self).environment is not Suite.environment
+
+
+@patch
+def missing(self: Suite) -> list[str]:
+    "What this machine lacks for it, a sentence each that says how to mend it."
+    return []
 
 # %% ../nbs/03_environments.ipynb #eaa7e6c1
 @patch
