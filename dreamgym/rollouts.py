@@ -6,7 +6,8 @@ Docs: https://dreamgym.github.io/dreamgym/rollouts.html.md"""
 
 # %% auto #0
 __all__ = ['agent_prompt', 'Turn', 'Rollout', 'Agent', 'collect_rollouts', 'imitation_examples', 'in_turn', 'few_of_each',
-           'demonstrations', 'new_agent', 'warm_start', 'collect_logs', 'offline_data', 'rejection_sampling']
+           'training_recordings', 'demonstrations', 'new_agent', 'warm_start', 'collect_logs', 'offline_data',
+           'rejection_sampling']
 
 # %% ../nbs/09_rollouts.ipynb #6caf3da8
 from collections import Counter
@@ -222,12 +223,18 @@ def _won_by(run: Run, source: str, choose: Callable, per_kind: int) -> list[Traj
     return [t for t in played if t is not None and t.success]
 
 
+def training_recordings(suite: Suite) -> list[Trajectory]:
+    "Recordings of a suite without those of tasks that measure: what is tested on is never learned from."
+    measured = {task.id for panel in ("development", "test", "held_out") for task in suite.panel(panel)}
+    return [t for t in suite.recordings() if t.task.id not in measured]
+
+
 def _successes_to_imitate(run: Run) -> list[Trajectory]:
     "Successes that were handed over, else the oracle's, else those of random play; none is an error that says what to give."
     suite, sizes = suite_of(run), run.scale
     found = [t for t in suite.demonstrations() if t.success]
     if not found and not suite.playable():
-        found = [t for t in suite.recordings() if t.success]
+        found = [t for t in training_recordings(suite) if t.success]
     elif not found:
         random = np.random.default_rng(derive_seed(run.seed, "random play"))
         found = _won_by(run, "oracle", lambda i, *seen: suite.oracle(*seen), sizes.most_demonstrations) or _won_by(
@@ -306,7 +313,7 @@ def collect_logs(
 def _logged(run: Run) -> list[Trajectory]:
     "The logs of a run: its agent's episodes, its demonstrations, and recordings from elsewhere."
     suite, sizes = suite_of(run), run.scale
-    found = [*suite.recordings()]
+    found = training_recordings(suite)
     if suite.playable():
         agent, tasks = new_agent(run, warm_start(run)), suite.tasks("train", sizes.kinds, sizes.offline_seeds_per_kind)
         with suite.environment(sizes.parallel, sizes.maximum_steps) as environment:
