@@ -266,16 +266,6 @@ def load_suite(
     return _SUITES[name]
 
 
-def register_suite(
-    name: str,  # by which this process finds it from now on; another process needs `module:Name`
-    suite,  # a `Suite` that a script or notebook has made
-) -> None:
-    "Let `load_suite` find an object of this process by its name."
-    if name in {point.name for point in entry_points(group="dreamgym.suites")}:
-        raise DreamgymError(f"{name!r} is an installed suite's name; give yours another, or hand over that name as text.")
-    _SUITES[name] = suite
-
-
 def _new_suite(name: str):
     known = {point.name: point.value for point in entry_points(group="dreamgym.suites")}
     recorded = name.endswith(".jsonl") or name.endswith(".json")
@@ -294,6 +284,16 @@ def _new_suite(name: str):
         reason = next(iter(str(error).splitlines()), "no reason")[:200]
         raise DreamgymError(f"The suite {name!r} cannot be loaded ({type(error).__name__}: {reason}); mend it, or name "
                             "another.") from error
+
+# %% ../nbs/02_runs.ipynb #a5ea7d3e
+def register_suite(
+    name: str,  # by which this process finds it from now on; another process needs `module:Name`
+    suite,  # a `Suite` that a script or notebook has made
+) -> None:
+    "Let `load_suite` find an object of this process by its name."
+    if name in {point.name for point in entry_points(group="dreamgym.suites")}:
+        raise DreamgymError(f"{name!r} is an installed suite's name; give yours another, or hand over that name as text.")
+    _SUITES[name] = suite
 
 # %% ../nbs/02_runs.ipynb #185ddd65
 class RunBusy(DreamgymError):

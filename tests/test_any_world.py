@@ -259,6 +259,8 @@ class Mortal(Cafe):
     def reset(self, seed, options):
         self.lives += 1
         self.random = Random(100 * seed + self.lives)
+        if self.random.random() < 0.1:
+            raise ConnectionError("the server does not answer")
         return super().reset(seed, options)
 
     def step(self, action):

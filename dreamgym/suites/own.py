@@ -537,6 +537,8 @@ class RecordedSuite(Suite):
         if self.report.refused:
             warnings.warn(f"Of {self.name} {self.report}.", stacklevel=2)
         self.episodes = _one_name_a_task([t for t in found if t.task.goal and t.real])
+        if not self.episodes:
+            raise DreamgymError(f"{self.name} holds no real episode with a goal; name another file of logs.")
         tasks = {t.task.id: t.task for t in self.episodes}
         self.panels = _panels(self.name, list(tasks.values()))
         self.grammar = PageGrammar() if _writes_pages(self.episodes) else Grammar()
