@@ -152,7 +152,7 @@ def understood(
         raise InvalidAction(f"The game does not understand {action[:60]!r} here; it takes: {takes[:200]}.")
     return found[0]
 
-# %% ../../nbs/31_text_worlds.ipynb #3688cfe5
+# %% ../../nbs/31_text_worlds.ipynb #8eb77a7e
 def wanted(
     goal: str,
     state: str,  # before the action
@@ -163,7 +163,7 @@ def wanted(
     name, tool = rest.split(" ")[0], rest.split(" ")[-1]
     carried = read_scene(state).carried
     if verb == "take":
-        return f"{name}, {_yes(named(goal, name))}"
+        return f"{name}, {_yes(named(goal, name) or (name == 'knife' and any(_asks(goal, cut) for cut in _CUTS)))}"
     if verb in _CUTS:
         return f"{verb} {name}, {_yes(named(goal, name) and _asks(goal, verb))}"
     if verb == "cook" and tool in _HEAT:
@@ -364,43 +364,39 @@ def _treasure(maker, random: np.random.Generator, level: int) -> _Plan:
     return _Plan(_GOALS["treasure"].format(right.name), (*walk, *last), (("in", right, maker.inventory),),
                  tuple((("in", thing, maker.inventory),) for thing in wrong))
 
-# %% ../../nbs/31_text_worlds.ipynb #3281314c
+# %% ../../nbs/31_text_worlds.ipynb #3e4e9c24
 def _kitchen(maker, random: np.random.Generator, level: int) -> tuple:
-    "The food that is wanted, where it lies, and the recipe that TextWorld's `prepare meal` asks for."
-    kitchen, recipe = maker.new_room("kitchen"), maker.new(type="RECIPE", name="")
-    meal, part = maker.new(type="meal", name="meal"), maker.new(type="ingredient", name="")
-    table, fridge = maker.new(type="s", name="table"), maker.new(type="c", name="fridge")
-    knife, heat = maker.new(type="o", name="knife"), [maker.new(type=name, name=name) for name in _HEAT if level > 1]
-    food, *others = [maker.new(type="f", name=name) for name in random.permutation(_FOODS)[:3].tolist()]
-    for thing in (food, *others):
-        for fact in ("edible", "raw", "uncut"):
+    "The food that is wanted, what holds it, and the meal, with the recipe that `prepare meal` asks for."
+    kitchen, table = maker.new_room("kitchen"), maker.new(type="s", name="table")
+    fridge, knife = maker.new(type="c", name="fridge"), maker.new(type="o", name="knife")
+    recipe, part = maker.new(type="RECIPE", name=""), maker.new(type="ingredient", name="")
+    meal = maker.new(type="meal", name="meal")
+    foods = [maker.new(type="f", name=name) for name in random.permutation(_FOODS)[:3].tolist()]
+    for thing, facts in ((knife, ["sharp"]), (fridge, ["closed" if level > 2 else "open"]), (foods[0], ["ingredient_1"]),
+                         *((food, ["edible", "raw", "uncut"]) for food in foods)):
+        for fact in facts:
             thing.add_property(fact)
-    for thing in heat:
-        thing.add_property("open") if thing.name == "oven" else None
-    food.add_property("ingredient_1")
-    knife.add_property("sharp")
-    for fact in (("out", meal), ("cooking_location", kitchen), ("in", part)):
-        maker.add_fact(*fact, recipe)
-    maker.add_fact("base", food, part)
+    for name, thing in (("out", meal), ("cooking_location", kitchen), ("in", part)):
+        maker.add_fact(name, thing, recipe)
+    maker.add_fact("base", foods[0], part)
     maker.nowhere += [recipe, meal, part]
-    kitchen.add(table, fridge, *heat)
-    fridge.add_property("closed" if level > 2 else "open")
-    place = (table, fridge)[int(random.integers(2))] if level < 3 else fridge
-    place.add(food)
-    table.add(knife, others[0])
-    fridge.add(others[1])
+    kitchen.add(table, fridge, *(maker.new(type=name, name=name) for name in _HEAT if level > 1))
+    place = fridge if level > 2 else (table, fridge)[int(random.integers(2))]
+    place.add(foods[0])
+    table.add(knife, foods[1])
+    fridge.add(foods[2])
     maker.set_player(kitchen)
-    return food, place, meal, others
+    return foods[0], place, meal
 
-# %% ../../nbs/31_text_worlds.ipynb #2e491517
+# %% ../../nbs/31_text_worlds.ipynb #f373d7e6
 def _cooking(maker, random: np.random.Generator, level: int) -> _Plan:
-    food, place, meal, _ = _kitchen(maker, random, level)
+    food, place, meal = _kitchen(maker, random, level)
     cut, heat = str(random.choice(list(_CUTS))), str(random.choice(list(_HEAT))) if level > 1 else ""
-    fried = _HEAT[heat][1] if heat else "raw"
-    wrong = [done for done in ("raw", *(done for _, done in _HEAT.values())) if done != fried]
+    right = (_CUTS[cut], _HEAT[heat][1] if heat else "raw")
+    changed = (*_CUTS.values(), *(done for _, done in _HEAT.values()))
     lose = [(("consumed", food),), (("burned", food),), (("burned", meal),)]
-    lose += [((done, food),) for done in _CUTS.values() if done != _CUTS[cut]] + [(("used", food), ("uncut", food))]
-    lose += [((done, food),) if done != "raw" else (("used", food), ("raw", food)) for done in wrong]
+    lose += [((done, food),) for done in changed if done not in right]
+    lose += [(("used", food), (early, food)) for early in ("uncut", "raw") if early not in right]  # prepared too early
     goal = _GOALS["cooking"].format(food.name, cut.capitalize(), f", {_HEAT[heat][0]} it" if heat else "")
     walk = [*(["open fridge"] if level > 2 else []), f"take {food.name} from {place.name}", "take knife from table",
             f"{cut} {food.name} with knife", *([f"cook {food.name} with {heat}"] if heat else []),
@@ -497,11 +493,11 @@ def scene_of(
     carried = sorted(_adjectives(fact[1], facts) for fact in facts if fact[0] == "in" and fact[2] == "I")
     return Scene(room, exits, here, tuple(carried), _in_order(commands))
 
-# %% ../../nbs/31_text_worlds.ipynb #541a50f3
+# %% ../../nbs/31_text_worlds.ipynb #aefd63a0
 class TextWorldGame(TextEnvironment):
     "One game of TextWorld."
 
-    maximum_steps = 10
+    maximum_steps = 8
 
     def __init__(
         self,
@@ -556,9 +552,13 @@ def _state(self: TextWorldGame) -> str:
     scene = scene_of(facts, self.visited, list(self._possible()))
     return write_scene(scene if self.admissible else scene._replace(commands=None))
 
-# %% ../../nbs/31_text_worlds.ipynb #848941f9
+# %% ../../nbs/31_text_worlds.ipynb #8941fb87
 _PANELS = {"train": (range(1000), (1, 2)), "development": (range(1000, 1050), (1, 2)),
-           "test": (range(2000, 2050), (1, 2)), "held_out": (range(3000, 3020), (3,))}
+           "test": (range(2000, 2050), (1, 2)), "held_out": (range(3000, 3010), (3,))}
+
+
+_QUICK = dict(offline_seeds_per_kind=24, experience_token_budget=80_000, demonstration_power=1.0,
+              fewest_demonstrations=4, tasks_per_iteration=9, development_per_kind=8)
 
 
 def _lacking(module: str, requirement: str) -> list[str]:
@@ -571,45 +571,44 @@ class TextWorlds(Suite):
 
     name = "textworld"
     grammar = TextGrammar()
-    maximum_steps = 10
+    maximum_steps = 8
     action_tokens = 12
     packages = ("textworld",)
     admissible = True  # does a state say what can be done?
 
     def panel(self, name: str) -> Sequence[Task]:
-        "Tasks by seed; level 3 stands in the held-out panel."
+        "Tasks by seed; level 3 of a family is a task type of its own, which is held out."
         seeds, levels = _PANELS[name]
-        return [Task(id=f"{family}-{levels[seed % len(levels)]}/{seed}", kind=family, seed=seed)
-                for family in FAMILIES for seed in seeds]
+        return [Task(id=f"{family}-{levels[seed % len(levels)]}/{seed}", seed=seed,
+                     kind=f"{family}-3" if name == "held_out" else family) for family in FAMILIES for seed in seeds]
 
     def environment(self, parallel: int, maximum_steps: int) -> BatchEnvironment:
         "So many games at once, each in a thread of its own."
         return BatchOf(lambda: TextWorldGame(self.admissible), real=True, grammar=self.grammar, capacity=parallel,
                        maximum_steps=maximum_steps, forgiving=True, name=self.name)
 
-    def random_action(self, task: Task, state: str, random: np.random.Generator) -> str | None:
-        "One of the commands of a room, drawn by chance."
-        scene = read_scene(state)
-        commands = scene.commands if scene.commands is not None else offered(scene, task.goal)
-        return str(random.choice(commands)) if commands else None
-
-    def oracle(self, task: Task, state: str, past: Sequence[str]) -> str | None:
-        "The walkthrough, as long as nobody has left it."
-        walk = game_of(task).metadata["walkthrough"]
-        return walk[len(past)] if len(past) < len(walk) and list(past) == list(walk[:len(past)]) else None
-
     def sizes(self, scale: str) -> dict:
-        "Many games at once, and few demonstrations."
-        return _SIZES.get(scale, _SIZES["quick"])
+        "Many games at once; at `quick` few demonstrations and few tasks."
+        return dict(parallel=48, maximum_steps=self.maximum_steps) | (_QUICK if scale == "quick" else {})
 
     def missing(self) -> list[str]:
         "TextWorld itself."
         return _lacking("textworld", "textworld>=1.7,<1.8")
 
-# %% ../../nbs/31_text_worlds.ipynb #e01810fb
-_SIZES = {"quick": dict(parallel=48, maximum_steps=10, offline_seeds_per_kind=24, start_seeds_per_kind=40,
-                        experience_token_budget=90_000, demonstration_power=1.0, fewest_demonstrations=4,
-                        tasks_per_iteration=12, development_per_kind=8)}
+# %% ../../nbs/31_text_worlds.ipynb #5c76f28d
+@patch
+def random_action(self: TextWorlds, task: Task, state: str, random: np.random.Generator) -> str | None:
+    "One of the commands of a room, drawn by chance."
+    scene = read_scene(state)
+    commands = scene.commands if scene.commands is not None else offered(scene, task.goal)
+    return str(random.choice(commands)) if commands else None
+
+
+@patch
+def oracle(self: TextWorlds, task: Task, state: str, past: Sequence[str]) -> str | None:
+    "The walkthrough, as long as nobody has left it."
+    walk = game_of(task).metadata["walkthrough"]
+    return walk[len(past)] if len(past) < len(walk) and list(past) == list(walk[:len(past)]) else None
 
 # %% ../../nbs/31_text_worlds.ipynb #0e6f5b60
 _SPLITS = {"train": "train", "development": "train", "test": "valid_seen", "held_out": "valid_unseen"}
@@ -667,7 +666,7 @@ class AlfWorldGame(TextEnvironment):
         "An observation on one line, and what can be done."
         return f"{' '.join(text.split())}\nCan: {'; '.join(self.answer['admissible_commands'])}"
 
-# %% ../../nbs/31_text_worlds.ipynb #87b4b45f
+# %% ../../nbs/31_text_worlds.ipynb #eeecd2e9
 class AlfGrammar(Grammar):
     "Observations as they are, and what can be done."
 
@@ -680,7 +679,7 @@ class AlfGrammar(Grammar):
         if listed:
             understood(action, commands.split("; "))
 
-
+# %% ../../nbs/31_text_worlds.ipynb #4264955f
 class AlfWorlds(Suite):
     "ALFWorld, from the folder that DREAMGYM_ALFWORLD names."
 
