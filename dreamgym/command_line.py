@@ -19,6 +19,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -34,7 +35,7 @@ from dreamgym.machine import (
 from dreamgym.notebook_runner import (
     chapter_paths, choose_chapters, clock, gentle_end, is_done, progress_note, reproducing, run_chapters,
 )
-from .runs import Run, Scale, notebooks_folder, runs_folder, switched_on, user_path
+from .runs import DEFAULT_SUITE, Run, Scale, load_suite, notebooks_folder, runs_folder, switched_on, user_path
 from .trajectories import DreamgymError, atomic_write_json
 
 # %% ../nbs/93_command_line.ipynb #2e6a9a17
@@ -143,21 +144,28 @@ def _summary(run: Run, seconds: float, console: Console) -> None:
 # %% ../nbs/93_command_line.ipynb #42ba9d72
 @app.command()
 def reproduce(
+    suite: Annotated[str, typer.Option(help="World: an installed suite, module:Name, or a path to logs.")] = "",
     scale: Annotated[str, typer.Option(help="Size: quick, cpu, gpu or paper.")] = "",
     seed: Annotated[int, typer.Option(help="Master seed.", min=0)] = 0,
-    run: Annotated[str, typer.Option(help="Run directory; default runs/SCALE-SEED.")] = "",
+    run: Annotated[str, typer.Option(help="Run directory; default runs/SUITE-SCALE-SEED.")] = "",
     chapters: Annotated[str, typer.Option(help="Only these, for example 03,11-13,index.")] = "",
 ) -> None:
     """Run the whole method: execute the chapters in order, then write report.html.
 
-    Finished chapters and stages are skipped, so the same command resumes after an interruption.
+    The chapters belong to the suite of the book; of another suite the stages alone are run. Finished chapters and
+    stages are skipped, so the same command resumes after an interruption.
     Delete an executed notebook in the run directory to have it executed again.
     """
     sources = {path.stem: path for path in chapter_paths()}
     chosen = [sources[name] for name in choose_chapters(list(sources), chapters)]
-    opened = Run.open(Path(run).expanduser().resolve() if run else "", Scale.named(scale).name, seed)
+    opened = Run.open(Path(run).expanduser().resolve() if run else "", Scale.named(scale).name, seed, suite)
     start, console = time.monotonic(), Console(force_jupyter=False, highlight=False)
     typer.echo(f"run directory: {short_path(opened.path.resolve())}")
+    if opened.suite != DEFAULT_SUITE:
+        _check_suite(opened)
+        with set_variables(kernel_variables(opened.scale)):
+            run_stages(opened, False, opened.path / "results.csv")
+        return _summary(opened, time.monotonic() - start, console)
     if not all(is_done(opened, source) for source in chosen):
         _prepare_machine()
     run_chapters(opened, chosen, console)
@@ -221,6 +229,14 @@ def run_stages(
         last_gate(run)
     save_results(run, output)
 
+
+def _check_suite(run: Run) -> None:
+    "Complain where this machine lacks what a suite needs."
+    from dreamgym.environments import suite_of
+
+    if missing := suite_of(run).missing():
+        raise DreamgymError(" ".join(missing))
+
 # %% ../nbs/93_command_line.ipynb #42ba9d76
 def _seed_table(path: Path, scale: str, console: Console) -> None:
     "Success over the seeds that a table of results holds."
@@ -240,20 +256,23 @@ def _seed_table(path: Path, scale: str, console: Console) -> None:
 # %% ../nbs/93_command_line.ipynb #53bb430a
 @app.command()
 def experiment(
+    suite: Annotated[str, typer.Option(help="World: an installed suite, module:Name, or a path to logs.")] = "",
     scale: Annotated[str, typer.Option(help="Size: quick, cpu, gpu or paper.")] = "",
     seeds: Annotated[str, typer.Option(help="Master seeds, for example 0-4,7.")] = "0",
     baseline: Annotated[bool, typer.Option(help="Also train with every step on real pages.")] = False,
-    output: Annotated[str, typer.Option(help="Table for the rows; default results/SCALE.csv.")] = "",
+    output: Annotated[str, typer.Option(help="Table for the rows; default results/SCALE.csv, or results/SUITE-SCALE.csv.")] = "",
 ) -> None:
     "Run the stages of the method, without the chapters, for several seeds; their results go to a table."
     size, numbers = Scale.named(scale), seed_numbers(seeds)
-    path = Path(output or f"results/{size.name}.csv")
+    path = Path(os.path.expanduser(output) or f"results/{_table_name(suite, size.name)}.csv")
     _prepare_machine()
     if len(numbers) == 1:
+        opened = Run.open("", size.name, numbers[0], suite)
+        _check_suite(opened)
         with set_variables(kernel_variables(size)):
-            run_stages(Run.open("", size.name, numbers[0]), baseline, path)
+            run_stages(opened, baseline, path)
     else:  # a process each: memory is given back, and threads see their settings
-        words = ["experiment", "--scale", size.name, "--output", str(path), *(["--baseline"] if baseline else [])]
+        words = ["experiment", *(["--suite", suite] if suite else []), "--scale", size.name, "--output", str(path), *(["--baseline"] if baseline else [])]
         start = [sys.executable, "-P", "-c", "from dreamgym.command_line import main; main()"]
         for seed in numbers:
             with set_variables(kernel_variables(size)):
@@ -261,6 +280,12 @@ def experiment(
             if code:
                 raise typer.Exit(code)
     _seed_table(path, size.name, Console(force_jupyter=False, highlight=False))
+
+
+def _table_name(suite: str, scale: str) -> str:
+    "Where the rows of a suite go: those of the book's suite under the scale alone."
+    name = re.sub(r"[^\w-]+", "-", Path(suite).stem if "/" in suite else suite)
+    return scale if suite in ("", DEFAULT_SUITE) else f"{name}-{scale}"
 
 # %% ../nbs/93_command_line.ipynb #015f41be
 @app.command()
@@ -289,7 +314,7 @@ def check_adapter(
 
     if not (folder / "adapter_config.json").exists():
         raise DreamgymError(f"{folder} holds no adapter (no adapter_config.json); name a folder such as "
-                            "runs/quick-0/agent/warm_start.")
+                            "runs/miniwob-quick-0/agent/warm_start.")
     try:
         rank, factor = read_adapter_config(folder)
         with safe_open(folder / "adapter_model.safetensors", "numpy") as file:
@@ -303,20 +328,20 @@ def check_adapter(
     return rank, factor
 
 
-def _load_agent(folder: Path, scale: Scale):
-    "An agent from a saved adapter of any rank."
+def _load_agent(folder: Path, scale: Scale, suite):
+    "An agent from a saved adapter of any rank, for the worlds of a suite."
     from dreamgym.fast_model import LanguageModel
     from dreamgym.rollouts import Agent
 
     rank, _ = check_adapter(folder)
-    return Agent(LanguageModel.load(scale.model, rank).load_adapter(folder), scale.history_length)
+    model = LanguageModel.load(scale.model, rank).load_adapter(folder)
+    return Agent(model, scale.history_length, suite.action_tokens, suite.grammar)
 
 # %% ../nbs/93_command_line.ipynb #fcdf680e
-def _panel_tasks(panel: str, kinds: Sequence[str], size: int) -> tuple[list, int]:
+def _panel_tasks(suite, panel: str, kinds: Sequence[str], size: int) -> tuple[list, int]:
     "The first tasks of each type, every type once, and how many of a type the panel has for that."
-    from dreamgym.suites.miniwob import load_panel
-
-    piles = [load_panel(panel, [kind])[:size] for kind in dict.fromkeys(kinds)]
+    kinds = dict.fromkeys(kinds or [task.kind for task in suite.tasks(panel)])
+    piles = [suite.tasks(panel, [kind], size) for kind in kinds] or [[]]
     played = max(map(len, piles))
     if played < size:
         typer.echo(f"The {panel} panel holds {played} tasks of a type, not {size}; all of them are played.")
@@ -336,49 +361,52 @@ def _check_output(path: Path) -> None:
                             "written.") from error
 
 
-def _measure(agent, tasks, sizes: Scale, temperature: float):
+def _measure(agent, suite, tasks, sizes: Scale, temperature: float):
     "One real episode a task, with a line of progress on a terminal."
     from dreamgym import evaluation
-    from dreamgym.suites.miniwob import MiniWobBatch
 
-    console = Console(stderr=True, force_jupyter=False)
-    with MiniWobBatch(sizes.browsers, sizes.maximum_steps) as environment, console.status("starting browsers") as status:
+    console, world = Console(stderr=True, force_jupyter=False), suite.environment(sizes.parallel, sizes.maximum_steps)
+    with world as environment, console.status("starting the world") as status:
         return evaluation.evaluate(agent, environment, tasks, temperature, watch=lambda done, total:
                                    status.update(f"{done} of {total} episodes over"))
 
 # %% ../nbs/93_command_line.ipynb #b9f0f5d0
 @app.command()
 def evaluate(
-    adapter: Annotated[str, typer.Option(help="Folder of a saved adapter, for example runs/quick-0/agent/warm_start.")],
+    adapter: Annotated[str, typer.Option(help="Folder of a saved adapter, for example runs/miniwob-quick-0/agent/warm_start.")],
+    suite: Annotated[str, typer.Option(help="World: an installed suite, module:Name, or a path to logs.")] = "",
     scale: Annotated[str, typer.Option(help="Size: gives model, task types and number of tasks.")] = "",
-    panel: Annotated[str, typer.Option(help="Frozen panel: train, development or test.")] = "test",
+    panel: Annotated[str, typer.Option(help="Frozen panel: train, development, test or held_out.")] = "test",
     kinds: Annotated[str, typer.Option(help="Task types, separated by commas; default those of the scale.")] = "",
     size: Annotated[int | None, typer.Option(help="Tasks of each type; default that of the scale.", min=1)] = None,
     temperature: Annotated[float, typer.Option(help="Of the agent; 0 is greedy.", min=0.0)] = 0.0,
     json_file: Annotated[str, typer.Option("--json", help="Also write the numbers to this file.")] = "",
 ) -> None:
     "Measure a saved agent on a frozen panel of real pages."
-    from dreamgym.suites.miniwob import panel_hash
-    from dreamgym.suites.miniwob import find_browser
+    from dreamgym.environments import checked_suite
 
+    world = checked_suite(load_suite(suite), suite)
     sizes = Scale.named(scale)
+    sizes = replace(sizes, **world.sizes(sizes.name))
     names = [name.strip() for name in kinds.split(",") if name.strip()] or list(sizes.kinds)
     folder, output = (Path(os.path.expanduser(path)) for path in (adapter, json_file))
-    tasks, played = _panel_tasks(panel, names, size or sizes.test_per_kind)
+    tasks, played = _panel_tasks(world, panel, names, size or sizes.test_per_kind)
     if json_file:
         _check_output(output)
     check_adapter(folder)
-    find_browser()
+    if not world.playable() or world.missing():
+        raise DreamgymError(" ".join(world.missing()) or f"The suite {world.name!r} has recordings but no environment.")
     with set_variables(kernel_variables(sizes)):
-        result = _measure(_load_agent(folder, sizes), tasks, sizes, temperature)
-    console, table = Console(force_jupyter=False, highlight=False), Table(title=f"{panel} panel {panel_hash()[:12]}")
+        result = _measure(_load_agent(folder, sizes, world), world, tasks, sizes, temperature)
+    stamp = world.panel_hash(names)
+    console, table = Console(force_jupyter=False, highlight=False), Table(title=f"{panel} panel {stamp[:12]}")
     for column in ("task type", "success", "95% interval", "episodes"):
         table.add_column(column)
     for name, rate in {**result.by_kind, "all": result.overall}.items():
         table.add_row(name, f"{rate.mean:.0%}", f"{rate.low:.0%} to {rate.high:.0%}", f"{rate.successes}/{rate.episodes}")
     console.print(table)
     if json_file:
-        atomic_write_json(output, {"adapter": adapter, "panel": panel, "panel_hash": panel_hash(),
+        atomic_write_json(output, {"adapter": adapter, "suite": world.name, "panel": panel, "panel_hash": stamp,
                                    "temperature": temperature, "size": played} | result.row())
 
 # %% ../nbs/93_command_line.ipynb #da328dd5
@@ -401,19 +429,21 @@ def play_dream(
 ) -> float | None:  # the reward; None when the player left
     "One episode inside the experience model."
     from dreamgym.environments import InvalidAction
-    from dreamgym.pages import check_action, parse_action
 
+    grammar = environment.batch.grammar
+    if grammar.hint:
+        console.print(Text(grammar.hint, style="dim"))
     state, _ = environment.reset(options={"task": task})
     console.print(dream_panel("goal", task.goal, "cyan"), dream_panel("page", state))
     while True:
         try:
-            action = ask("click ID | type ID TEXT | select ID OPTION | quit > ").strip()
+            action = ask("your action, or quit > ").strip()
         except EOFError:
             action = "quit"
         if action in ("quit", "exit", "q"):
             return None
         try:
-            check_action(parse_action(action), state)
+            grammar.check_action(action, state)
         except InvalidAction as error:  # an agent would fail here; a person may look again
             console.print(Text(f"{error} For an agent the episode would be over."))
             continue
@@ -426,23 +456,23 @@ def play_dream(
         console.print(dream_panel("page", state))
 
 # %% ../nbs/93_command_line.ipynb #292cd92c
-def _existing_run(run: str):
-    "An existing run directory; by default that of the default scale and seed 0."
+def _existing_run(run: str, suite: str = ""):
+    "An existing run directory; by default that of the default suite and scale and seed 0."
     from dreamgym.report import open_run
 
-    return open_run(user_path(run, "--run") if run else runs_folder() / f"{Scale.named().name}-0")
+    return open_run(user_path(run, "--run") if run else runs_folder() / f"{suite or DEFAULT_SUITE}-{Scale.named().name}-0")
 
 
 def _dream_task(run: Run, kind: str, seed: int):
     "A first page to dream from: of the run's own start tasks."
     from dreamgym.environments import start_tasks
-    from dreamgym.suites.miniwob import KINDS
     from dreamgym.runs import derive_seed
 
-    tasks = [task for task in start_tasks(run) if kind in ("", task.kind)]
+    every = start_tasks(run)
+    tasks = [task for task in every if kind in ("", task.kind)]
     if not tasks:
-        word = "is not in this run" if kind in KINDS else "does not exist"
-        raise DreamgymError(f"The task type {kind!r} {word}; choose one of {', '.join(run.scale.kinds)}.")
+        raise DreamgymError(f"The task type {kind!r} is not in this run; choose one of "
+                            f"{', '.join(dict.fromkeys(task.kind for task in every))}.")
     return tasks[derive_seed(seed, "dream", kind) % len(tasks)]
 
 
@@ -451,9 +481,10 @@ def dream(
     run: Annotated[str, typer.Option(help="Run directory with a trained experience model.")] = "",
     kind: Annotated[str, typer.Option(help="Task type, for example enter-text.")] = "",
     seed: Annotated[int, typer.Option(help="Chooses the task.")] = 0,
+    suite: Annotated[str, typer.Option(help="World whose default run is meant, where no run is named.")] = "",
 ) -> None:
     "Play an episode inside the experience model."
-    opened = _existing_run(run)
+    opened = _existing_run(run, suite)
     missing = [name for name in ("experience_model", "buffer", "starts.jsonl") if not (opened.path / name).exists()]
     if missing:
         raise DreamgymError(f"The run directory {opened.path.name} has no {missing[0]} yet; run `dreamgym reproduce "

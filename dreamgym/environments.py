@@ -169,7 +169,7 @@ def with_edits(
     "The part of `apply` that reads edited lines."
     return _with_edits(before, lines)
 
-
+# %% ../nbs/03_environments.ipynb #bebba835
 @patch
 def apply(
     self: Grammar,
@@ -393,6 +393,7 @@ class BatchOf(BatchEnvironment):
         self.make, self.real, self.grammar, self.capacity = make, real, grammar or Grammar(), capacity
         self.limit, self.time_limit, self.success_at, self.forgiving = maximum_steps, time_limit, success_at, forgiving
         self.name, self.guest_name, self.failures = name, "environment", Counter()
+        self.maximum_steps, self.wave, self.lost_wave = maximum_steps or 8, 0, False
         self.slots, self.tasks, self.states, self.steps, self.broken = [], [], [], [], {}
 
     def close(self):
@@ -430,7 +431,8 @@ def _failed(self: BatchOf, index: int, where: str, error: Exception) -> str:
         raise error if foreign and not isinstance(error, TimeoutError) else WorldFailed(sentence) from error
     self.failures[type(error).__name__] += 1
     self.broken[index] = sentence
-    if len(self.broken) == len(self.tasks) > 1:
+    whole = len(self.broken) == len(self.tasks) > 1
+    if whole and (self.wave == 1 or self.lost_wave):  # by chance a small wave is lost, but not the first, nor two in turn
         raise WorldFailed(f"The world failed in all of {len(self.tasks)} episodes; first: {self.broken[min(self.broken)]}")
     return sentence
 
@@ -459,7 +461,7 @@ def _started(self: BatchOf, index: int, task: Task, answer, error: Exception | N
         self._failed(index, where, error)
         return task.model_copy(update={"start_state": FAILURE_STATE})
 
-
+# %% ../nbs/03_environments.ipynb #1dd08732
 @patch
 def reset_batch(self: BatchOf, tasks: Sequence[Task]) -> list[Task]:
     "Start one episode a task, each in a slot of its own. The info may hold the task, or its goal alone."
@@ -467,6 +469,7 @@ def reset_batch(self: BatchOf, tasks: Sequence[Task]) -> list[Task]:
         raise DreamgymError(f"{len(tasks)} episodes are too many for a world with room for {self.capacity}; start fewer "
                             "at a time.")
     self.slots += [_Slot(self.make) for _ in range(len(tasks) - len(self.slots))]
+    self.wave, self.lost_wave = self.wave + 1, 0 < len(self.tasks) == len(self.broken)
     self.tasks, self.steps, self.broken = [], [0] * len(tasks), {}  # nothing can be stepped when a reset fails
     answers = self._ask({i: partial(_reset_guest, task=task) for i, task in enumerate(tasks)})
     self.tasks = list(tasks)
@@ -560,7 +563,7 @@ def transition_of(state: str, action: str, result: StepResult) -> Transition:
                       reasoning=info.get("reasoning", ""), invalid="invalid" in info, broken="broken" in info,
                       success=info.get("success") if ended else None)
 
-
+# %% ../nbs/03_environments.ipynb #e8ff0b60
 def play_episodes(
     environment: BatchEnvironment,  # real or dreamed
     tasks: Sequence[Task],  # one episode each
@@ -623,7 +626,7 @@ def practice(
     "An ending whose judgement can be practised without its page."
     return None
 
-
+# %% ../nbs/03_environments.ipynb #7391aa5a
 @patch
 def variation_problem(
     self: Grammar,
@@ -665,6 +668,9 @@ class Suite:
     packages: tuple[str, ...] = ()  # whose versions stand in rows of results
     success_at = 1.0  # rewards lie between 0 and 1; from this one on an episode counts as solved
 
+    def __repr__(self):
+        return f"{type(self).__name__}({self.name!r})"
+
     def panel(self, name: str) -> Sequence[Task]:
         "All tasks of a panel in a fixed order; none where the suite has no such panel."
         raise NotImplementedError
@@ -681,28 +687,35 @@ class Suite:
         "What a perfect player would do, for proving that a panel can be solved; None where nobody knows."
         return None
 
-    def recordings(self) -> Sequence[Trajectory]:
-        "Trajectories from elsewhere that join the logs of a run."
-        return ()
+# %% ../nbs/03_environments.ipynb #05cc01e5
+@patch
+def recordings(self: Suite) -> Sequence[Trajectory]:
+    "Trajectories from elsewhere that join the logs of a run."
+    return ()
 
-    def demonstrations(self) -> Sequence[Trajectory]:
-        "Successes that were handed over to imitate; none: the oracle's, or those of random play."
-        return ()
 
-    def sizes(self, scale: str) -> dict:
-        "What of `Scale` this suite wants otherwise."
-        return {}
+@patch
+def demonstrations(self: Suite) -> Sequence[Trajectory]:
+    "Successes that were handed over to imitate; none: the oracle's, or those of random play."
+    return ()
 
-    def playable(self) -> bool:
-        "Is there a world, or are there recordings only?"
-        return type(self).environment is not Suite.environment
 
-    def missing(self) -> list[str]:
-        "What this machine lacks for it, a sentence each that says how to mend it."
-        return []
+@patch
+def sizes(self: Suite, scale: str) -> dict:
+    "What of `Scale` this suite wants otherwise."
+    return {}
 
-    def __repr__(self):
-        return f"{type(self).__name__}({self.name!r})"
+
+@patch
+def playable(self: Suite) -> bool:
+    "Is there a world, or are there recordings only?"
+    return type(self).environment is not Suite.environment
+
+
+@patch
+def missing(self: Suite) -> list[str]:
+    "What this machine lacks for it, a sentence each that says how to mend it."
+    return []
 
 # %% ../nbs/03_environments.ipynb #eaa7e6c1
 @patch
@@ -762,8 +775,9 @@ def start_tasks(
     sizes, suite = run.scale, suite_of(run)
 
     def make(path: Path) -> None:
-        tasks = suite.tasks("train", sizes.kinds, sizes.start_seeds_per_kind, offset=sizes.offline_seeds_per_kind)
-        tasks = tasks or suite.tasks("train", sizes.kinds, sizes.start_seeds_per_kind)  # a small panel
+        count, used = sizes.start_seeds_per_kind, sizes.offline_seeds_per_kind
+        tasks = [task for kind in training_kinds(run) for task in suite.tasks("train", [kind], count, used)
+                 or suite.tasks("train", [kind], count)]  # a type with few tasks
         environment = suite.environment(sizes.parallel, sizes.maximum_steps)
         if environment is not None:
             with environment:

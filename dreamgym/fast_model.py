@@ -44,7 +44,7 @@ from .weights import WeightsError, fetch_model
 _all_ = ["LanguageModel"]  # chapter 07's, with the methods of this one
 LanguageModel.fast = True  # False: the plain ways of chapter 07
 LanguageModel.ahead = 8  # tokens that `sample` guesses at most before it checks them, on a processor; 0: none
-LanguageModel.templates = ()  # token ids that completions are often like; they make sampling quicker, never different
+LanguageModel.templates = []  # what completions are often like; makes sampling quicker, never different. Only replaced
 
 # %% ../nbs/08_fast_model.ipynb #fd4e3358
 def matmul_attention(module, query, key, value, attention_mask=None, scaling=None, dropout=0.0, exact=False,

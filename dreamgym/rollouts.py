@@ -6,7 +6,8 @@ Docs: https://dreamgym.github.io/dreamgym/rollouts.html.md"""
 
 # %% auto #0
 __all__ = ['agent_prompt', 'Turn', 'Rollout', 'Agent', 'collect_rollouts', 'imitation_examples', 'in_turn', 'few_of_each',
-           'demonstrations', 'new_agent', 'warm_start', 'collect_logs', 'offline_data', 'rejection_sampling']
+           'training_recordings', 'demonstrations', 'new_agent', 'warm_start', 'collect_logs', 'offline_data',
+           'rejection_sampling']
 
 # %% ../nbs/09_rollouts.ipynb #6caf3da8
 from collections import Counter
@@ -153,7 +154,7 @@ def collect_rollouts(
                                       truncated=r.truncated), r.turns, r.group) for r in running]
     return output
 
-
+# %% ../nbs/09_rollouts.ipynb #d39059ef
 def _run_wave(agent: Agent, environment: BatchEnvironment, running, temperature, seed, watch, explore) -> None:
     "All turns of episodes that are alive together."
     tasks = [r.task for r in running]
@@ -213,12 +214,19 @@ def few_of_each(
     return output
 
 # %% ../nbs/09_rollouts.ipynb #6314ce5b
-def _played_by(run: Run, choose: Callable, tasks: Sequence[Task], source: str) -> list[Trajectory]:
-    "Episodes of a plain player in the real world."
-    with suite_of(run).environment(run.scale.parallel, run.scale.maximum_steps) as environment:
-        played = play_episodes(environment, tasks, choose, source)
-        run.record("demonstrations", transitions=environment.transitions)
-    return [t for t in played if t is not None]
+def _won_by(run: Run, source: str, choose: Callable, per_kind: int) -> list[Trajectory]:
+    "Successes of a plain player in the real world."
+    suite = suite_of(run)
+    with suite.environment(run.scale.parallel, run.scale.maximum_steps) as environment:
+        played = play_episodes(environment, suite.tasks("train", run.scale.kinds, per_kind), choose, source)
+        run.record("demonstrations", **{f"transitions_of_{source}": environment.transitions})
+    return [t for t in played if t is not None and t.success]
+
+
+def training_recordings(suite: Suite) -> list[Trajectory]:
+    "Recordings of a suite without those of tasks that measure: what is tested on is never learned from."
+    measured = {task.id for panel in ("development", "test", "held_out") for task in suite.panel(panel)}
+    return [t for t in suite.recordings() if t.task.id not in measured]
 
 
 def _successes_to_imitate(run: Run) -> list[Trajectory]:
@@ -226,18 +234,17 @@ def _successes_to_imitate(run: Run) -> list[Trajectory]:
     suite, sizes = suite_of(run), run.scale
     found = [t for t in suite.demonstrations() if t.success]
     if not found and not suite.playable():
-        found = [t for t in suite.recordings() if t.success]
-    if not found and suite.playable():
-        tasks = suite.tasks("train", sizes.kinds, sizes.most_demonstrations)
-        played = _played_by(run, lambda i, task, state, past: suite.oracle(task, state, past), tasks, "oracle")
+        found = [t for t in training_recordings(suite) if t.success]
+    elif not found:
         random = np.random.default_rng(derive_seed(run.seed, "random play"))
-        tasks = suite.tasks("train", sizes.kinds, sizes.offline_seeds_per_kind) if not played else []
-        played += _played_by(run, lambda i, task, state, past: suite.random_action(task, state, random), tasks, "random")
-        found = [t for t in played if t.success]
+        found = _won_by(run, "oracle", lambda i, *seen: suite.oracle(*seen), sizes.most_demonstrations) or _won_by(
+            run, "random", lambda i, task, state, past: suite.random_action(task, state, random),
+            sizes.offline_seeds_per_kind)
     if not found:
         raise DreamgymError(f"The suite {suite.name!r} gives nothing to imitate: hand over a few successful episodes "
                             "(Suite.demonstrations) or a player that finds some (Suite.oracle); random play found none.")
     return found
+
 
 # %% ../nbs/09_rollouts.ipynb #6c8583cd
 def demonstrations(
@@ -306,7 +313,7 @@ def collect_logs(
 def _logged(run: Run) -> list[Trajectory]:
     "The logs of a run: its agent's episodes, its demonstrations, and recordings from elsewhere."
     suite, sizes = suite_of(run), run.scale
-    found = [*suite.recordings()]
+    found = training_recordings(suite)
     if suite.playable():
         agent, tasks = new_agent(run, warm_start(run)), suite.tasks("train", sizes.kinds, sizes.offline_seeds_per_kind)
         with suite.environment(sizes.parallel, sizes.maximum_steps) as environment:

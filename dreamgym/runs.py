@@ -6,8 +6,9 @@ Docs: https://dreamgym.github.io/dreamgym/runs.html.md"""
 
 # %% auto #0
 __all__ = ['DEFAULT_SUITE', 'size', 'Scale', 'derive_seed', 'switched_on', 'set_seed', 'usable_cores', 'user_path',
-           'short_folder', 'cache_folder', 'writable_cache', 'notebooks_folder', 'data_folder', 'load_suite', 'RunBusy',
-           'Run', 'runs_folder', 'read_config', 'disk_is_full', 'give_memory_back', 'Picture', 'system_picture']
+           'short_folder', 'cache_folder', 'writable_cache', 'notebooks_folder', 'data_folder', 'load_suite',
+           'register_suite', 'RunBusy', 'Run', 'runs_folder', 'read_config', 'disk_is_full', 'give_memory_back',
+           'Picture', 'system_picture']
 
 # %% ../nbs/02_runs.ipynb #1b6ed17e
 import ctypes
@@ -272,7 +273,8 @@ def _new_suite(name: str):
     module, _, attribute = place.partition(":")
     if not attribute:
         raise DreamgymError(f"There is no suite {name!r}; installed are {', '.join(sorted(known))}, one of your own is "
-                            "written module:Name, and logs as the path of their .jsonl file.")
+                            "written module:Name, logs as the path of their .jsonl file, and one that a script made is "
+                            "known in that script alone.")
     try:
         make = getattr(import_module(module), attribute)
         return make(name) if recorded else make() if callable(make) else make
@@ -282,6 +284,16 @@ def _new_suite(name: str):
         reason = next(iter(str(error).splitlines()), "no reason")[:200]
         raise DreamgymError(f"The suite {name!r} cannot be loaded ({type(error).__name__}: {reason}); mend it, or name "
                             "another.") from error
+
+# %% ../nbs/02_runs.ipynb #a5ea7d3e
+def register_suite(
+    name: str,  # by which this process finds it from now on; another process needs `module:Name`
+    suite,  # a `Suite` that a script or notebook has made
+) -> None:
+    "Let `load_suite` find an object of this process by its name."
+    if name in {point.name for point in entry_points(group="dreamgym.suites")}:
+        raise DreamgymError(f"{name!r} is an installed suite's name; give yours another, or hand over that name as text.")
+    _SUITES[name] = suite
 
 # %% ../nbs/02_runs.ipynb #185ddd65
 class RunBusy(DreamgymError):

@@ -22,7 +22,7 @@ import torch
 
 from .curriculum import mix_tasks
 from .environments import BatchEnvironment, start_tasks, suite_of
-from .evaluation import evaluation, real_environment
+from .evaluation import evaluation, need_world, real_environment
 from .language_model import choose_placement
 from .policy_optimization import Learner
 from .rollouts import Rollout, collect_rollouts, demonstrations, new_agent, rejection_sampling, warm_start
@@ -66,6 +66,7 @@ def rollouts_within(
 # %% ../nbs/25_sim_to_real.ipynb #d2267a75
 def sim_to_real(run: Run) -> Path:  # folder of the adapter
     "Continue the dream's agent on real pages within the budget. Once."
+    need_world(run, "the transfer to the real world")  # told before the dream is trained
     before = dream_training(run)
     budget = real_budget(run)
 
@@ -83,7 +84,8 @@ def sim_to_real(run: Run) -> Path:  # folder of the adapter
         if not rollouts:
             raise DreamgymError(f"The real budget of {budget} transitions is too small for one group of rollouts; "
                                 "raise transfer_share or iterations.")
-        metrics = state.learner.update(rollouts, seed)
+        sound = [r for r in rollouts if not r.trajectory.broken] or rollouts  # a world that failed teaches nothing
+        metrics = state.learner.update(sound, seed)
         used = sum(len(r.trajectory) for r in rollouts)
         write_iteration(path, state, IterationResult(rollouts, metrics | {"transitions": float(used)}))
 

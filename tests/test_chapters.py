@@ -14,17 +14,25 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
-MODULES = sorted(path for path in (ROOT / "dreamgym").glob("*.py") if not path.name.startswith("_"))
+PACKAGE = ROOT / "dreamgym"
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if not path.name.startswith("_") and "notebooks" not in path.parts)
 EXPECTED = """01_trajectories 02_runs 03_environments 04_pages 05_miniwob 06_weights 07_language_model 08_fast_model
     09_rollouts 10_cot_annotation 11_experience_model 12_replay_buffer 13_curriculum 20_statistics 21_evaluation
-    23_policy_optimization 24_training_loop 25_sim_to_real 31_text_worlds 80_benchmarks
+    23_policy_optimization 24_training_loop 25_sim_to_real 30_own_environment 31_text_worlds 40_experiments 80_benchmarks
     90_report 91_machine 92_notebook_runner 93_command_line index""".split()
-LIGHT = ["trajectories", "runs", "environments", "pages", "weights", "curriculum", "statistics", "report",
+LIGHT = ["trajectories", "runs", "environments", "pages", "suites.miniwob", "weights", "curriculum", "statistics", "report",
          "machine", "notebook_runner", "command_line"]
 LONGEST_CELL = 40
+SHORTER = {"own_environment": "own"}  # chapters whose module has a shorter name
+
+
+def module_name(path) -> str:
+    "A module's name inside the package, for example suites.miniwob."
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-each_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+each_module = pytest.mark.parametrize("path", MODULES, ids=module_name)
 
 
 def read_notebook(path):
@@ -49,20 +57,29 @@ def default_export(path) -> str | None:
     return None
 
 
+SUB_PACKAGES = [f"dreamgym.{path.parent.name}" for path in PACKAGE.glob("*/__init__.py")]
 ORDER = {default_export(path): number for number, path in enumerate(NOTEBOOKS) if default_export(path)}
 
 
-def own_imports(tree) -> set[str]:
-    "The modules of this package that a syntax tree imports, anywhere in it."
+def own_imports(tree, package: str = "dreamgym") -> set[str]:  # package: where the tree stands, for relative imports
+    "The modules of this package that a syntax tree imports, anywhere in it, for example suites.miniwob."
     found = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == "dreamgym"):
-            module = (node.module or "").removeprefix("dreamgym").lstrip(".")
-            found |= {module} if module else {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            parts = package.split(".")
+            above = parts[:len(parts) - node.level + 1] if node.level else []
+            module = ".".join([*above, *filter(None, [node.module])])
+            names = [f"{module}.{alias.name}" for alias in node.names]
+            found |= set(names) if module in ("dreamgym", *SUB_PACKAGES) else {module}
         elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-            found |= {name.removeprefix("dreamgym.") for name in names if name.startswith("dreamgym.")}
-    return found
+            found |= {alias.name for alias in node.names}
+    return {name.removeprefix("dreamgym.") for name in found if name.startswith("dreamgym.")}
+
+
+def module_imports(path) -> set[str]:
+    "The modules of this package that a module imports."
+    package = ".".join(["dreamgym", *path.relative_to(PACKAGE).parts[:-1]])
+    return own_imports(ast.parse(path.read_text(encoding="utf-8")), package)
 
 
 def foreign_imports(tree) -> set[str]:
@@ -97,9 +114,15 @@ def test_the_chapters_are_those_of_the_design():
     names = [path.stem for path in NOTEBOOKS]
     assert [name for name in EXPECTED if name not in names] == []
     for path in NOTEBOOKS:
-        expected = None if path.stem == "index" else path.stem.split("_", 1)[1]
-        assert default_export(path) in (expected, None), "a chapter exports to the module of its own name"
-    assert [name for name in EXPECTED if name != "index" and name.split("_", 1)[1] not in ORDER] == []
+        name = None if path.stem == "index" else path.stem.split("_", 1)[1]
+        expected = SHORTER.get(name, name)
+        exported = (default_export(path) or "").split(".")
+        assert exported[-1] in (expected, ""), "a chapter exports to the module of its own name"
+        assert exported[:-1] in ([], ["suites"]), "a suite stands among the suites, all else at the top"
+    last = {name.rpartition(".")[2] for name in ORDER}
+    wanted = [name.split("_", 1)[1] for name in EXPECTED if name != "index"]
+    assert [name for name in wanted if SHORTER.get(name, name) not in last] == []
+    assert sorted(ORDER) == sorted(map(module_name, MODULES)), "every module has its chapter"
 
 
 @each_notebook
@@ -192,8 +215,19 @@ def test_no_private_name_crosses_modules(path):
 
 @each_module
 def test_a_module_imports_only_from_earlier_ones(path):
-    imported = own_imports(ast.parse(path.read_text(encoding="utf-8")))
-    assert [name for name in sorted(imported) if ORDER.get(name, 99) >= ORDER[path.stem]] == []
+    assert [name for name in sorted(module_imports(path)) if ORDER.get(name, 99) >= ORDER[module_name(path)]] == []
+
+
+@pytest.mark.parametrize(("line", "package", "modules"), [
+    ("from .runs import Run", "dreamgym", {"runs"}), ("from dreamgym.runs import Run", "dreamgym", {"runs"}),
+    ("from ..runs import Run", "dreamgym.suites", {"runs"}), ("from .miniwob import KINDS", "dreamgym.suites", {"suites.miniwob"}),
+    ("from .suites.miniwob import KINDS", "dreamgym", {"suites.miniwob"}), ("from . import runs", "dreamgym", {"runs"}),
+    ("from dreamgym.suites import miniwob", "dreamgym", {"suites.miniwob"}), ("from . import miniwob", "dreamgym.suites", {"suites.miniwob"}),
+    ("from dreamgym import pages", "dreamgym", {"pages"}), ("import dreamgym.suites.miniwob", "dreamgym", {"suites.miniwob"}),
+    ("import json, dreamgym.pages as p", "dreamgym", {"pages"}), ("from dreamgymnast import x", "dreamgym", set()),
+])
+def test_imports_are_understood(line, package, modules):
+    assert own_imports(ast.parse(line), package) == modules
 
 
 @each_module
@@ -227,6 +261,52 @@ def foreign_or_standard(path) -> set[str]:
     nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     return {(alias.name if isinstance(node, ast.Import) else node.module or "").split(".")[0]
             for node in nodes for alias in node.names}
+
+
+# ---------------------------------------------------------------- the method knows no world by name
+
+
+def is_of_the_method(path) -> bool:
+    "Chapters 09 to 25, 40 and 90."
+    number = int(NOTEBOOKS[ORDER[module_name(path)]].stem.split("_")[0])
+    return 9 <= number <= 25 or number in (40, 90)
+
+
+METHOD = [path for path in MODULES if is_of_the_method(path)]
+FORMS = {"button", "checkbox", "radio", "textarea", "input", "password", "select", "link", "tab", "icon", "heading",
+         "click", "parse_state", "parse_action", "parse_element", "render_state", "PageGrammar"}
+
+
+def words_of_code(tree) -> set[str]:
+    "Names, and strings that are used, such as the tag in `tag == \"button\"`; texts for readers are left out."
+    told = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} | {
+        node.value for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in told}
+
+
+def world_offences(tree, package: str) -> list[str]:
+    "What a module of the method says about a world that only its suite should know."
+    imported = {name for name in own_imports(tree, package) if name == "pages" or name.split(".")[0] == "suites"}
+    words = words_of_code(tree) & FORMS
+    words |= {text for text in words_of_code(tree) if re.fullmatch(r"(click|type|select) ([0-9]+.*)?", text)}
+    return sorted(imported | words)
+
+
+@pytest.mark.parametrize("path", METHOD, ids=module_name)
+def test_the_method_knows_no_world_by_name(path):
+    "Its modules get their world from the suite of a run, and read states and actions with the suite's grammar."
+    assert world_offences(ast.parse(path.read_text(encoding="utf-8")), "dreamgym") == []
+
+
+@pytest.mark.parametrize(("line", "offence"), [
+    ("from .pages import quote", "pages"), ("import dreamgym.suites.miniwob", "suites.miniwob"),
+    ("def f():\n    from .suites import miniwob", "suites.miniwob"), ("x = [e for e in page if e.tag == 'button']", "button"),
+    ("tags = {'checkbox': 1}", "checkbox"), ("parse_state(page)", "parse_state"), ("action = 'click 1'", "click 1"),
+    ("action = f'click {number}'", "click "), ("'button'", ""), ('"A button."', ""), ("address.password", ""),
+])
+def test_what_betrays_a_world(line, offence):
+    assert world_offences(ast.parse(line), "dreamgym") == ([offence] if offence else [])
 
 
 def test_what_is_imported_is_declared():

@@ -16,6 +16,7 @@ import dreamgym.command_line as command_line
 import dreamgym.notebook_runner as notebook_runner
 from dreamgym.command_line import check_adapter, play_dream, run_command
 from dreamgym.machine import Check
+from dreamgym.pages import PageGrammar
 from dreamgym.runs import Run
 from dreamgym.trajectories import DreamgymError, Task, atomic_write_json
 
@@ -107,7 +108,7 @@ def test_a_damaged_run_directory(tmp_path, capsys):
     run = tmp_path / "run"
     Run.open(run, "quick", 0)
     assert run_command(["reproduce", "--run", str(run), "--seed", "1"]) == 1
-    assert "made with scale 'quick' and seed 0" in sentence(capsys)
+    assert "made with suite 'miniwob', scale 'quick' and seed 0" in sentence(capsys)
     (run / "config.json").write_text('{"scale"')
     assert run_command(["report", "--run", str(run)]) == 1
     assert "config.json in run is damaged" in sentence(capsys)
@@ -271,6 +272,8 @@ def test_doctor_says_what_is_missing(monkeypatch, capsys):
 class Echo:
     "A dream in which typing fills the field and the button ends the episode; its words are hostile."
 
+    batch = SimpleNamespace(grammar=PageGrammar())
+
     def reset(self, *, options):
         return options["task"].start_state, {}
 
@@ -313,9 +316,9 @@ def test_dream_needs_a_trained_model_and_a_known_task_type(tmp_path, capsys):
     for name in ("experience_model", "buffer"):
         (run.path / name).mkdir()
     (run.path / "starts.jsonl").write_text(TASK.model_dump_json() + "\n")
-    for kind, part in (("click-moon", "does not exist"), ("click-tab-2", "is not in this run")):
+    for kind in ("click-moon", "click-tab-2"):
         assert run_command(["dream", "--run", str(run.path), "--kind", kind]) == 1
-        assert part in sentence(capsys)
+        assert "is not in this run; choose one of enter-text" in sentence(capsys)
 
 
 def test_the_tests_of_the_repository(monkeypatch, tmp_path, capsys):
@@ -352,7 +355,7 @@ def measured(monkeypatch, tmp_path):
 
     played = []
 
-    def measure(agent, tasks, sizes, temperature):
+    def measure(agent, suite, tasks, sizes, temperature):
         played.extend(tasks)
         counts = {kind: sum(task.kind == kind for task in tasks) for kind in dict.fromkeys(task.kind for task in tasks)}
         return Evaluation(wilson(0, len(tasks)), {kind: wilson(0, n) for kind, n in counts.items()}, len(tasks), [])
@@ -360,7 +363,7 @@ def measured(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(miniwob, "find_browser", lambda: "chromium")
     monkeypatch.setattr(command_line, "check_adapter", lambda folder: (1, 1.0))
-    monkeypatch.setattr(command_line, "_load_agent", lambda folder, sizes: played.append(folder))
+    monkeypatch.setattr(command_line, "_load_agent", lambda folder, sizes, suite: played.append(folder))
     monkeypatch.setattr(command_line, "_measure", measure)
     return played
 

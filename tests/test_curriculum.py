@@ -152,6 +152,22 @@ def test_judging_tries_out_the_survivors_only():
         judge_variations([GOOD], [])
 
 
+def test_a_world_of_free_text_takes_any_new_task_with_a_first_state():
+    maze = Task(id="maze/1", kind="maze", seed=1, goal="Find the way out.", start_state="A hall.\nDoors lead north and east.")
+    text = "Find the lamp.\nPage:\nA cellar.\nIt is dark."
+    task = parse_variation(text, maze, "x")
+    assert (task.goal, task.start_state, task.parent) == ("Find the lamp.", "A cellar.\nIt is dark.", "maze/1")
+    same = f"{maze.goal}\nPage:\n{maze.start_state}"
+    assert [j.problem for j in judge_variations([text, same, text, "nonsense"], [maze] * 4)][:3] == ["", "not new", "not new"]
+    assert structural_problem(task.model_copy(update={"start_state": ""}), maze) == "no first state"
+
+    class Dry(Grammar):
+        def variation_problem(self, task, parent):
+            return "too dark" if "dark" in task.start_state else ""
+
+    assert judge_variations([text], [maze], grammar=Dry())[0].problem == "too dark"
+
+
 # ---------------------------------------------------------------- mixing
 
 

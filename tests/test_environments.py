@@ -292,6 +292,8 @@ def test_a_wrong_reset_is_told_in_one_sentence(reset, complaint):
     batch = batch_of(reset=reset)
     sentence = complaint_of(batch.reset_batch, [TASK])
     assert sentence.startswith("In task 'go/7' Told.reset ") and complaint in sentence
+    with pytest.raises(WorldFailed):
+        batch.reset_batch([TASK])
     assert "reset first" in complaint_of(batch.step_batch, ["go"]), "nothing can be stepped after it"
 
 

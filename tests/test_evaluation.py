@@ -27,7 +27,7 @@ from dreamgym.replay_buffer import BufferError, ReplayBuffer
 from dreamgym.rollouts import Agent, Rollout
 from dreamgym.statistics import compare, wilson
 from dreamgym.suites.miniwob import HELD_OUT_KINDS, MiniWobSuite, load_panel
-from dreamgym.trajectories import END_STATE, DreamgymError, Task, Trajectory, Transition, write_trajectories
+from dreamgym.trajectories import END_STATE, DreamgymError, Task, Trajectory, Transition
 
 PAGE = "[1] button 'right'\n[2] button 'wrong'\n[3] button 'wait'"
 
@@ -311,16 +311,16 @@ class Recorded(Suite):
 
 @pytest.fixture
 def recorded(open_suite, monkeypatch):
-    "A run over recordings: a guesser, a dream that is right, and four held-out recordings, two of them successes."
-    shown = [played(f"quiz/{n}", won) for n, won in ((101, 1), (104, 1), (103, 0), (107, 0))]
+    "A run over recordings: a guesser, a dream that is right, four held-out recordings, and one to learn from."
+    shown = [played(f"quiz/{n}", won) for n, won in ((1, 1), (4, 1), (3, 0), (7, 0), (24, 1))]
     shown = [r.trajectory.model_copy(update={"task": r.trajectory.task.model_copy(
         update={"goal": f"Guess {r.trajectory.task.seed}."})}) for r in shown]
     agent, dream = Guesser(), Dream(lambda seed, action: action == "click 1")
     agent.model = SimpleNamespace(encode=lambda text: list(text.encode()), end=0,
                                   decode=lambda tokens: bytes(filter(None, tokens)).decode())
+    monkeypatch.setattr(Recorded, "recordings", lambda self: shown)
     run = open_suite(Recorded())
-    write_trajectories(run.path / "offline.jsonl", shown)
-    held = [ExperienceExample(Query(t.task, PAGE, t.transitions[0].action), t.transitions[0], i) for i, t in enumerate(shown)]
+    held = [ExperienceExample(Query(t.task, PAGE, t.transitions[0].action), t.transitions[0], i) for i, t in enumerate(shown[:4])]
     monkeypatch.setattr(module, "new_agent", lambda run, adapter=None: agent)
     monkeypatch.setattr(module, "warm_start", lambda run: run.path / "agent" / "warm_start")
     monkeypatch.setattr(module, "grounded_model", lambda run: (dream, ReplayBuffer(Vectors(), k=1)))
@@ -333,12 +333,12 @@ def test_recordings_are_measured_in_the_dream_and_say_so(recorded):
     assert (row["real"], row["suite"], row["panel"]) == (False, "recorded-quiz", "test (dreamed, not real)")
     assert [e["success"] for e in row["episodes"]] == [n % 2 == 0 for n in range(6)]
     assert row["own"]["overall"]["successes"] == 3 and row["held_out"]["overall"]["episodes"] == 0
-    assert (row["agreement"]["successes"], row["agreement"]["episodes"]) == (1, 2), "104 is clicked right, 101 is not"
+    assert (row["agreement"]["successes"], row["agreement"]["episodes"]) == (1, 2), "4 is clicked right, 1 is not"
     assert row["panel_hash"] == suite_of(recorded.run).panel_hash()
 
 
 @pytest.mark.parametrize("says, verdict", [
-    (lambda seed, action: True, "flattering"), (lambda seed, action: seed in (101, 104), "doubtful")])
+    (lambda seed, action: True, "flattering"), (lambda seed, action: seed in (1, 4), "doubtful")])
 def test_the_gate_of_recordings_never_calls_a_dream_trustworthy(recorded, says, verdict):
     recorded.dream.says = says
     recorded.held[2:] = [step._replace(query=step.query._replace(action="click 2")) for step in recorded.held[2:]]

@@ -74,6 +74,10 @@ samples = [model.sample(prompts, 12, temperature, 3) for temperature in (0, 1.0)
 losses = model.train_supervised([Example(*e) for e in examples], 2, 1e-3, tokens_per_step=100)
 assert "dreamgym.fast_model" not in sys.modules
 trained = torch.cat([p.detach().flatten() for p in model.parameters()])
+late = model.sample(prompts, 12, 0)
+import dreamgym.fast_model
+
+assert model.templates == [] and [s.tokens for s in model.sample(prompts, 12, 0)] == [s.tokens for s in late]
 print(json.dumps([logs.tolist(), entropies.tolist(), gradient.tolist(), samples, losses, trained.tolist()]))
 """
 

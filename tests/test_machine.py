@@ -101,11 +101,11 @@ def test_no_browser(monkeypatch):
 
 
 def test_what_is_there_is_named_and_not_fetched(monkeypatch):
-    from dreamgym import language_model
+    from dreamgym import weights
     from dreamgym.suites import miniwob
 
     monkeypatch.setattr(miniwob, "install_browser", lambda: "/usr/bin/chromium")
-    monkeypatch.setattr(language_model, "fetch_model", lambda name: os.path.expanduser(f"~/cache/{name}"))
+    monkeypatch.setattr(weights, "fetch_model", lambda name: os.path.expanduser(f"~/cache/{name}"))
     said = []
     for there, lines in ((True, 0), (False, 2)):
         monkeypatch.setattr(machine, "_has_browser", lambda there=there: there)

@@ -11,10 +11,13 @@ import time
 import gymnasium
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dreamgym.environments import make_task, play_episodes, start_tasks
 from dreamgym.pages import (
     Element,
+    PageGrammar,
     check_action,
     parse_action,
     parse_state,
@@ -234,6 +237,81 @@ def test_the_action_for_an_absent_element_is_absent():
     random, page = np.random.default_rng(0), "text a\u2028b\n[1] button 'x'"
     drawn = {miniwob._invalid_action(page, random) for _ in range(60)}
     assert "click 22" in drawn and len(drawn) == 4
+
+
+# ---------------------------------------------------------------- the suite
+
+
+def test_the_suite_of_the_book():
+    suite = load_suite("miniwob")
+    assert isinstance(suite, MiniWobSuite) and isinstance(suite.grammar, PageGrammar) and suite.playable()
+    assert suite.tasks("train", ["login-user"], 3, 10) == load_panel("train", ["login-user"], 3, 10)
+    assert {t.kind for t in suite.panel("test")} == set(TRAINING_KINDS) and suite.packages == ("miniwob",)
+    assert {t.kind for t in suite.panel("held_out")} == set(HELD_OUT_KINDS)
+    tests = [t.id for name in ("test", "held_out") for t in suite.panel(name)]
+    assert sorted(tests) == sorted(t.id for t in load_panel("test")), "the frozen test panel in two parts"
+    ids = [t.id for name in ("train", "development", "test", "held_out") for t in suite.panel(name)]
+    assert len(ids) == len(set(ids)) and len(suite.panel_hash()) == 64
+    assert suite.panel_hash(["login-user"]) != suite.panel_hash(["enter-text"])
+    assert complaint_of(suite.tasks, "train", ["click-test-2"]).startswith("The train panel of miniwob has no task type")
+
+
+def complaint_of(action, *arguments) -> str:
+    with pytest.raises(DreamgymError) as error:
+        action(*arguments)
+    return str(error.value)
+
+
+def test_sizes_of_the_suite():
+    for name in ("quick", "cpu", "gpu", "paper", "of one's own"):
+        sizes = MiniWobSuite().sizes(name)
+        assert set(sizes) == {"kinds", "maximum_steps", "source"} and sizes["source"] == "oracle"
+        assert set(sizes["kinds"]) <= set(TRAINING_KINDS)
+
+
+def test_the_suite_opens_as_many_browsers_as_it_is_told(monkeypatch):
+    monkeypatch.setattr(miniwob, "start_chrome", lambda: pytest.fail("a browser was started"))
+    with MiniWobSuite().environment(2, 5) as environment:
+        assert isinstance(environment, MiniWobBatch) and environment.real
+        assert (len(environment.browsers), environment.maximum_steps) == (2, 5)
+
+
+def test_a_missing_browser_is_what_the_suite_lacks(monkeypatch):
+    monkeypatch.delenv("DREAMGYM_BROWSER", raising=False)
+    monkeypatch.setattr(miniwob, "_NAMES", (sys.executable,))
+    assert MiniWobSuite().missing() == []
+    monkeypatch.setattr(miniwob, "_NAMES", ("no-such-browser",))
+    (sentence,) = MiniWobSuite().missing()
+    assert "apt-get install -y chromium" in sentence
+
+
+def test_the_oracle_of_the_suite_says_nothing_where_it_knows_no_way():
+    suite, task = MiniWobSuite(), make_task("click-button", 1).model_copy(update={"goal": 'Click on the "ok" button.'})
+    assert suite.oracle(task, "[1] button 'no'\n[2] button 'ok'", ()) == "click 2"
+    for state in ("[1] button 'no'", "", END_STATE, FAILURE_STATE):
+        assert suite.oracle(task, state, ()) is None
+
+
+WORDS = st.text(st.characters(codec="utf-8"), max_size=9).map(lambda text: " ".join(text.split()))
+FORMS = st.builds(Element, st.integers(0, 9999), st.sampled_from(["button", "input", "textarea", "select"]), WORDS,
+                  st.none(), st.lists(WORDS, max_size=3).map(tuple))
+
+
+@given(st.lists(FORMS, max_size=4, unique_by=lambda e: e.id), WORDS, st.integers(0, 99))
+def test_random_play_is_always_valid(elements, goal, seed):
+    page, task = render_state(elements), make_task("a", 0).model_copy(update={"goal": goal})
+    action = MiniWobSuite().random_action(task, page, np.random.default_rng(seed))
+    assert (action is None) == (not elements)
+    if action is not None:
+        PageGrammar().check_action(action, page)
+
+
+def test_random_play_clicks_chooses_and_types():
+    random, page = np.random.default_rng(0), "[1] button 'Go'\n[2] input ''\n[3] select 'a' of 'a' | 'b'\ntext no"
+    task = make_task("a", 0).model_copy(update={"goal": "Enter it's-me, please."})
+    drawn = {random_page_action(task, page, random) for _ in range(400)}
+    assert drawn == {"click 1", "click 2", "click 3", "select 3 a", "select 3 b", "type 2 Enter", "type 2 it's-me",
+                     "type 2 please"}
 
 
 # ---------------------------------------------------------------- real pages

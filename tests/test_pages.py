@@ -429,3 +429,70 @@ def test_the_sample_covers_all_training_kinds_with_both_outcomes():
             assert step.next_state == FAILURE_STATE
         else:
             check_action(parse_action(step.action), step.state)
+
+
+# ---------------------------------------------------------------- the grammar
+
+
+PAGES = PageGrammar()
+PAGE_STATES = st.lists(TEXTS | THINGS, max_size=5, unique_by=lambda e: e if e.id is None else e.id).map(render_state)
+
+
+@given(PAGE_STATES, PAGE_STATES)
+def test_a_change_of_a_page_is_undone_by_apply(before, after):
+    for now in (after, before):
+        assert PAGES.apply(before, PAGES.change(before, now)) == now
+
+
+@given(st.lists(THINGS, min_size=1, max_size=5, unique_by=lambda e: e.id), st.data())
+def test_an_element_that_changes_is_an_edit_by_its_id(elements, data):
+    place = data.draw(st.integers(0, len(elements) - 1))
+    old = elements[place]
+    new = data.draw(st.builds(Element, st.just(old.id), st.just(old.tag), QUOTED, st.sampled_from([None, True, False])))
+    after = [*elements[:place], new, *elements[place + 1:]]
+    change = PAGES.change(render_state(elements), render_state(after))
+    assert change == ("same" if new == old else f"edit\n{render_element(new)}")
+    assert PAGES.apply(render_state(elements), change) == render_state(after)
+
+
+@pytest.mark.parametrize("change", [
+    "", "same\n", "edit", "edit\n", "edit\n[9] input 'x'", "edit\ntext Username", "edit\n[1] input x", "edit\n1= [1] input 'x'",
+    "edit\n[1] input 'x'\n", "edit\n[2] [1] input 'x'", "page", "page\n<b>Hi</b>", "page\n[1] link 'a'\n[1] link 'b'",
+    f"page\n{END_STATE}", f"page\n{FAILURE_STATE}", "new\n[1] link 'a'",
+])
+def test_what_is_no_change_of_a_page_is_refused(change):
+    with pytest.raises(StateError):
+        PAGES.apply(PAGE, change)
+
+
+def test_the_grammar_of_pages_knows_pages():
+    task, won = Task(id="a/0", kind="a", goal='Press "Go".', start_state=PAGE), END_STATE
+    PAGES.check_state(PAGE), PAGES.check_action(" click 5\n", PAGE)
+    for wrong in ("click 6", "type 5 a", "go north", "", "click 1\nclick 2"):
+        with pytest.raises(InvalidAction):
+            PAGES.check_action(wrong, PAGE)
+    with pytest.raises(StateError):
+        PAGES.check_state("You are in a hall.")
+    assert PAGES.describe("click 5", PAGE) == "clicks button Go" and PAGES.describe("go", PAGE) == "is invalid"
+    assert PAGES.show(PAGE) == ids_last(PAGE) and "click ID" in PAGES.hint
+    step = Transition(state=PAGE, action="click 5", next_state=won, reward=1.0, done=True)
+    trace = PAGES.explain(task, step)
+    assert trace == explain_transition(task, step) and PAGES.doubt(trace, task, PAGE) == ""
+    assert PAGES.doubt(trace.replace("names Go", "names Stop"), task, PAGE) == trace_fault(
+        trace.replace("names Go", "names Stop"), task.goal, PAGE) != ""
+    assert trace[PAGES.judgement(trace):] == " Check: Go for Go yes. This ends the task well."
+    assert PAGES.judgement("It clicks. This ends the task well.") == len("It clicks.")
+    assert PAGES.judgement("no form") == len("no form")
+    assert PAGES.trials(task, 2) == ["click 1", "click 2"] and PAGES.variation_problem(task, task) == ""
+
+
+def test_practice_weighs_verdicts_only():
+    trace = "Task names Go. It clicks button Go. Check: Go for Go yes. This ends the task well.\n=> success"
+    pieces = PAGES.practice(trace)
+    assert "".join(text for text, _ in pieces) == trace
+    assert "".join(text for text, counts in pieces if counts) == " yes. This ends the task well.\n=> success"
+    for wrong in (False, True):
+        varied = PAGES.practice(trace, np.random.default_rng(1), wrong)
+        text = "".join(part for part, _ in varied)
+        assert ("=> failure" in text, " no. This ends the task badly." in text) == (wrong, wrong) and text != trace
+    assert PAGES.practice("It types. It goes on.") is None and PAGES.practice("It ends. This ends the task well.") is None

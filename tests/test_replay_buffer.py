@@ -9,6 +9,7 @@ import pytest
 
 import dreamgym.replay_buffer as module
 from dreamgym.experience_model import Query, transition_text
+from dreamgym.pages import PageGrammar
 from dreamgym.replay_buffer import BufferError, Entry, ReplayBuffer, entries_of, is_informative
 from dreamgym.trajectories import END_STATE, FAILURE_STATE, Task, Trajectory, Transition, write_trajectories
 
@@ -90,13 +91,16 @@ def test_equal_steps_of_a_task_are_kept_once(buffer):
 
 def test_invalid_steps_are_left_out():
     slip = Transition(state=PAGE, action="click 9", next_state=FAILURE_STATE, reward=0.0, done=True, invalid=True)
-    assert entries_of(Trajectory(task=episode(1).task, transitions=(slip,))) == []
+    failed = slip.model_copy(update={"invalid": False, "broken": True})
+    for step in (slip, failed):
+        assert entries_of(Trajectory(task=episode(1).task, transitions=(step,))) == []
 
 
 def test_entries_carry_words_and_outcomes():
-    first, last = entries_of(episode(1, "Bob", won=False))
+    first, last = entries_of(episode(1, "Bob", won=False), PageGrammar())
     assert (first.action, first.outcome) == ("types Bob into 1st input", "goes on")
     assert (last.action, last.outcome) == ("clicks button Submit", "failure")
+    assert [e.action for e in entries_of(episode(1, "Bob"))] == ["type 1 Bob", "click 2"], "any text is its own words"
     assert tuple(last.demonstration) == ('Enter "Ada".', "clicks button Submit", "failure")
 
 
@@ -241,7 +245,7 @@ def test_the_stage_seeds_the_buffer_once(quick_run, tmp_path, monkeypatch):
 
 def test_the_grounded_model_retrieves_from_the_buffer(quick_run, tmp_path, monkeypatch):
     class Model:
-        retrieve = None
+        retrieve, grammar = None, PageGrammar()
 
     write_trajectories(tmp_path / "annotated.jsonl", [episode(i) for i in range(3)])
     monkeypatch.setattr(module, "annotated_data", lambda run: tmp_path / "annotated.jsonl")
@@ -250,3 +254,4 @@ def test_the_grounded_model_retrieves_from_the_buffer(quick_run, tmp_path, monke
     model, buffer = module.grounded_model(quick_run)
     assert model.retrieve == buffer.demonstrations and buffer.k == quick_run.scale.retrieved
     assert all(isinstance(e, Entry) for e in buffer.entries)
+    assert buffer.grammar is Model.grammar and buffer.entries[0].action == "types Ada into 1st input"

@@ -137,6 +137,12 @@ def test_the_citation_is_valid():
         assert set(person) in ({"name"}, {"given-names", "family-names"})
 
 
+def test_every_package_is_installed():
+    setup = tomllib.loads(read("pyproject.toml"))["tool"]["setuptools"]
+    here = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "dreamgym").rglob("__init__.py")}
+    assert here | {"dreamgym.notebooks", "dreamgym.notebooks.data"} == set(setup["packages"])
+
+
 # ---------------------------------------------------------------- nbs/ -> dreamgym/
 
 
@@ -160,7 +166,9 @@ def exported(tmp_path_factory) -> Path:
 
 def test_the_package_is_what_the_notebooks_export(exported):
     def texts(root):
-        return {path.name: path.read_text(encoding="utf-8") for path in (root / "dreamgym").glob("*.py")}
+        package = root / "dreamgym"
+        return {path.relative_to(package).as_posix(): path.read_text(encoding="utf-8") for path in package.rglob("*.py")
+                if "notebooks" not in path.relative_to(package).parts}
 
     fresh, here = texts(exported), texts(ROOT)
     assert sorted(fresh) == sorted(here), "dreamgym/ holds a module without a notebook, or lacks one: nbdev-export"
@@ -192,11 +200,13 @@ def test_the_wheel_carries_the_book(tmp_path):
         archive.extractall(tmp_path / "site")
     for path in [*(ROOT / "nbs").glob("*.ipynb"), *(ROOT / "nbs" / "data").iterdir()]:
         assert f"dreamgym/notebooks/{path.relative_to(ROOT / 'nbs').as_posix()}" in names
-    expected = {f"dreamgym/{path.name}" for path in (ROOT / "dreamgym").glob("*.py")}
+    expected = {path.relative_to(ROOT).as_posix() for path in (ROOT / "dreamgym").rglob("*.py")}
+    assert "dreamgym/suites/miniwob.py" in expected
     assert expected == {name for name in names if name.endswith(".py")}
 
-    program = "from dreamgym.runs import data_folder, notebooks_folder; print(notebooks_folder(), data_folder())"
+    program = ("from dreamgym.runs import data_folder, notebooks_folder\nfrom dreamgym.suites.miniwob import panel_hash\n"
+               "print(notebooks_folder(), data_folder(), len(panel_hash()))")
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True,
                           env={**os.environ, "PYTHONPATH": str(tmp_path / "site")})
     book = tmp_path / "site" / "dreamgym" / "notebooks"
-    assert done.stdout.split() == [str(book), str(book / "data")]
+    assert done.stdout.split() == [str(book), str(book / "data"), "64"]

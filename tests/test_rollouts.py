@@ -18,10 +18,13 @@ from dreamgym.rollouts import (
     Rollout,
     Turn,
     agent_prompt,
+    collect_logs,
     collect_rollouts,
     demonstrations,
     imitation_examples,
     new_agent,
+    offline_data,
+    rejection_sampling,
     warm_start,
 )
 from dreamgym.trajectories import (
@@ -31,6 +34,7 @@ from dreamgym.trajectories import (
     Task,
     Trajectory,
     Transition,
+    read_trajectories,
     write_trajectories,
 )
 
@@ -225,6 +229,28 @@ def test_the_reasoning_of_a_dream_is_kept():
     assert rollout.trajectory.source == "agent"
 
 
+def test_a_world_with_little_room_is_played_in_waves():
+    model, small, told = scripted(), BatchOf(Bell, capacity=2), []
+    tasks = [bell(n) for n in (1, 2, 3)]
+    waves = collect_rollouts(Agent(model), small, tasks, 2, seed=3, watch=lambda *count: told.append(count))
+    whole = collect_rollouts(Agent(scripted()), BatchOf(Bell), tasks, 2, seed=3)
+    assert [(r.trajectory, r.group) for r in waves] == [(r.trajectory, r.group) for r in whole]
+    assert [len(prompts) for prompts, *_ in model.calls] == [2, 2, 2, 2, 2, 2] and told[-1] == (6, 6)
+    assert len({seed for *_, seed in model.calls}) == 6, "every wave draws for itself"
+
+
+def test_a_world_that_fails_is_recorded_as_broken():
+    class Faulty(Bell):
+        def step(self, action):
+            if self.left == 3:
+                raise OSError("the rope is torn")
+            return super().step(action)
+
+    torn, rung = collect_rollouts(Agent(scripted()), BatchOf(Faulty, forgiving=True), [bell(3), bell(2)])
+    assert torn.trajectory.broken and not torn.trajectory.transitions[-1].invalid and torn.reward == 0.0
+    assert not rung.trajectory.broken and rung.reward == 1.0
+
+
 def test_groups_stand_together():
     rollouts = collect_rollouts(Agent(scripted()), Patient(), [bell(1), bell(2), bell(1)], group_size=3)
     assert [r.group for r in rollouts] == [0] * 3 + [1] * 3 + [2] * 3, "a task named twice has two groups"
@@ -359,6 +385,154 @@ def test_the_warm_start_is_a_stage(run_with_data, tiny_model_folder, monkeypatch
     assert any(not torch.equal(a, b) for a, b in pairs) and started.history_length == run_with_data.scale.history_length
     again = new_agent(run_with_data)
     assert all(torch.equal(a, b) for a, b in zip(fresh.model.parameters(), again.model.parameters(), strict=True))
+
+
+# ---------------------------------------------------------------- demonstrations without an oracle's data
+
+
+class Bells(Suite):
+    "A suite of bells; what it has besides its world is up to a test."
+
+    name, grammar, maximum_steps = "bells", PAGES, 5
+
+    def panel(self, name):
+        first = {"train": 0, "test": 50}.get(name)
+        return [] if first is None else [bell(first + n) for n in range(1, 5)]
+
+    def environment(self, parallel, maximum_steps):
+        return BatchOf(Bell, real=True, grammar=PAGES)
+
+
+class Ringing(Bells):
+    def oracle(self, task, state, past):
+        return "click 1"
+
+
+class Leaving(Bells):
+    def oracle(self, task, state, past):
+        return "click 2"
+
+
+class Lucky(Leaving):
+    def random_action(self, task, state, random):
+        return f"click {random.integers(1, 3)}"
+
+
+class Given(Ringing):
+    def demonstrations(self):
+        return [shown("bell", 9, "human"), shown("bell", 8, "human").model_copy(
+            update={"transitions": shown("bell", 8).transitions[:1]})]
+
+
+class Recordings(Bells):
+    environment = Suite.environment
+
+    def recordings(self):
+        return [shown("bell", 7, "logs of a server")]
+
+
+@pytest.mark.parametrize(("suite", "sources", "numbers"), [
+    (Given, {"human"}, {9}), (Ringing, {"oracle"}, {1, 2, 3, 4}), (Lucky, {"random"}, {1, 2, 3, 4}),
+    (Recordings, {"logs of a server"}, {7})])
+def test_demonstrations_are_given_or_played_or_found_by_chance(open_suite, suite, sources, numbers):
+    run = open_suite(suite(), demonstration_power=3)
+    chosen = demonstrations(run)
+    assert {t.source for t in chosen} == sources and {t.task.seed for t in chosen} <= numbers
+    assert all(t.success for t in chosen) and (run.path / "demonstrations.jsonl").exists()
+    assert demonstrations(run) == chosen and not (run.path / "offline.jsonl").exists()
+    played = run.metrics().get("demonstrations", {})
+    steps = {Given: {}, Recordings: {}, Ringing: {"transitions_of_oracle": 1 + 2 + 3 + 4}}
+    if suite in steps:
+        assert played == steps[suite], "every real step is counted, and only those"
+    else:
+        assert played["transitions_of_oracle"] == 4 < played["transitions_of_random"]
+
+
+@pytest.mark.parametrize("suite", [Bells, Leaving])
+def test_nothing_to_imitate_is_told_in_one_sentence(open_suite, suite):
+    with pytest.raises(DreamgymError, match="^The suite 'bells' gives nothing to imitate: hand over .*random play found none.$"):
+        demonstrations(open_suite(suite()))
+
+
+# ---------------------------------------------------------------- logs
+
+
+def test_logs_explore_with_valid_actions_and_keep_what_was_sampled():
+    world = BatchOf(Bell, real=True, grammar=PAGES)
+    plain = collect_logs(Agent(scripted(), grammar=PAGES), world, [bell(2)] * 3, Lucky(), episodes=2, random_share=0.0)
+    assert len(plain) == 6 and all(t.success and t.source == "log" and t.real for t in plain)
+    mixed = collect_logs(Agent(scripted(), grammar=PAGES), world, [bell(4)] * 40, Lucky(), episodes=2, random_share=0.25)
+    actions = [s.action for t in mixed for s in t.transitions]
+    assert 0.05 < actions.count("click 2") / len(actions) < 0.2, "an eighth of the actions leave"
+    assert 0 < sum(t.success for t in mixed) < len(mixed), "successes and failures as they fell"
+    again = collect_logs(Agent(scripted(), grammar=PAGES), world, [bell(4)] * 40, Lucky(), episodes=2, random_share=0.25)
+    assert again == mixed, "the seed decides"
+    other = collect_logs(Agent(scripted(), grammar=PAGES), world, [bell(4)] * 40, Lucky(), 2, 0.25, seed=1)
+    assert other != mixed
+    alone = collect_logs(Agent(scripted(), grammar=PAGES), world, [bell(2)], Bells(), episodes=1, random_share=1.0)
+    assert alone[0].success, "where nobody knows an action, the agent's own is taken"
+
+
+@pytest.fixture
+def logging(monkeypatch):
+    "Agents of a scripted model, whose warm start costs nothing."
+    monkeypatch.setattr(module, "new_agent", lambda run, adapter=None: Agent(scripted(), grammar=PAGES))
+    monkeypatch.setattr(module, "warm_start", lambda run: run.path / "agent" / "warm_start")
+
+
+def test_offline_data_of_logs_joins_demonstrations_and_recordings(open_suite, logging):
+    class Both(Ringing):
+        def recordings(self):
+            return [shown("bell", 7, "logs of a server")]
+
+    run = open_suite(Both(), log_episodes=3, random_actions=0.0, offline_seeds_per_kind=2)
+    found = read_trajectories(offline_data(run))
+    sources = [t.source for t in found]
+    assert [sources.count(name) for name in ("logs of a server", "oracle", "log")] == [1, len(found) - 7, 6]
+    assert [t for t in found if t.source == "oracle"] == demonstrations(run)
+    assert {t.task.seed for t in found if t.source == "log"} == {1, 2}
+    record = run.metrics()["offline"]
+    assert record["trajectories"] == len(found) == record["successes"] and record["source"] == "logs"
+    assert record["transitions"] == 3 * (1 + 2) and record["broken"] == 0
+
+
+def test_offline_data_of_recordings_needs_no_agent(open_suite, monkeypatch):
+    monkeypatch.setattr(module, "new_agent", lambda *_: pytest.fail("an agent was loaded"))
+    run = open_suite(Recordings())
+    assert [t.source for t in read_trajectories(offline_data(run))] == ["logs of a server"]
+
+
+def test_designed_data_is_refused_where_there_is_none(open_suite):
+    with pytest.raises(DreamgymError, match="^The suite 'bells' has no designed data; its source must be logs.$"):
+        offline_data(open_suite(Ringing(), source="oracle"))
+
+
+def test_designed_data_comes_from_the_suite(open_suite):
+    class Designed(Ringing):
+        def designed(self, environment, tasks, branches, seed, watch):
+            watch(1, 1)
+            return [shown("bell", task.seed, "oracle") for task in tasks for _ in range(branches)]
+
+    run = open_suite(Designed(), source="oracle", branches=2, offline_seeds_per_kind=3)
+    assert len(read_trajectories(offline_data(run))) == 6 and run.metrics()["offline"]["source"] == "oracle"
+
+
+def test_rejection_sampling_imitates_the_successes_of_the_logs(run_with_data, tiny_model_folder, monkeypatch):
+    monkeypatch.setenv("DREAMGYM_DTYPE", "float32")
+    run_with_data.scale = replace(run_with_data.scale, model=str(tiny_model_folder), lora_rank=2, imitation_epochs=1)
+    lost = shown("c", 1).model_copy(update={"transitions": (
+        Transition(state=PAGE, action="click 2", next_state=END_STATE, reward=0.0, done=True),)})
+    twice = [shown("d", 5), shown("d", 5)]
+    write_trajectories(run_with_data.path / "offline.jsonl", [lost, *twice, *read_trajectories(offline_data(run_with_data))])
+    folder = rejection_sampling(run_with_data)
+    assert folder == run_with_data.path / "agent" / "rejection_sampling"
+    prompts = {(t.task.goal, s.action) for t in read_trajectories(offline_data(run_with_data)) if t.success for s in t.transitions}
+    assert run_with_data.metrics()["rejection_sampling"]["examples"] == len(prompts), "equal steps once, failures never"
+    before, after = (((run_with_data.path / "agent" / name) / "adapter_model.safetensors").read_bytes()
+                     for name in ("warm_start", "rejection_sampling"))
+    assert before != after
+    monkeypatch.setattr(module, "new_agent", lambda *_: pytest.fail("it was built a second time"))
+    assert rejection_sampling(run_with_data) == folder
 
 
 @pytest.mark.slow

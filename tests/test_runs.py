@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from dreamgym import runs
+from dreamgym.environments import Suite
 from dreamgym.runs import (
     Run,
     RunBusy,
@@ -21,6 +23,7 @@ from dreamgym.runs import (
     cache_folder,
     data_folder,
     derive_seed,
+    load_suite,
     notebooks_folder,
     set_seed,
     short_folder,
@@ -80,9 +83,48 @@ def test_every_size_has_a_unit_and_says_what_the_paper_says():
 
 def test_the_named_scales():
     assert Scale.named("quick") == Scale()
-    assert [len(Scale.named(name).kinds) >= 14 for name in ("cpu", "gpu", "paper")] == [True] * 3
-    assert len(Scale.named("quick").kinds) in (3, 4) and Scale.named("quick").kinds == QUICK_KINDS
+    assert all(Scale.named(name).kinds == () for name in ("quick", "cpu", "gpu", "paper")), "a suite names its task types"
     assert Scale.named("cpu").name == "cpu"
+
+
+def test_a_suite_has_the_last_word_on_sizes_where_the_scale_is_a_name(tmp_path):
+    kinds = {name: Run.open(tmp_path / name, name).scale.kinds for name in ("quick", "cpu", "gpu", "paper")}
+    assert kinds["quick"] == QUICK_KINDS and [len(kinds[name]) >= 14 for name in ("cpu", "gpu", "paper")] == [True] * 3
+    opened = Run.open(tmp_path / "quick").scale
+    assert opened == Scale.named("quick", **load_suite("miniwob").sizes("quick")) and opened.source == "oracle"
+    mine = Scale.named("quick", maximum_steps=5)
+    assert Run.open(tmp_path / "mine", mine).scale == mine, "a scale of one's own stays as it is"
+
+
+class Maze(Suite):
+    name = "maze"
+
+    def sizes(self, scale):
+        return {"maximum_steps": 12, "kinds": ["deep"]} if scale == "cpu" else {}
+
+
+def test_the_suite_of_a_run_is_chosen_and_kept(tmp_path, monkeypatch):
+    for name in ("maze", "my.worlds:Maze"):
+        monkeypatch.setitem(runs._SUITES, name, Maze())
+    monkeypatch.chdir(tmp_path)
+    run = Run.open(scale="cpu", suite="maze")
+    assert (run.suite, run.path) == ("maze", tmp_path / "runs" / "maze-cpu-0")
+    assert (run.scale.maximum_steps, run.scale.kinds) == (12, ("deep",))
+    assert Run.open(suite="my.worlds:Maze").path.name == "my-worlds-Maze-quick-0"
+    monkeypatch.setenv("DREAMGYM_SUITE", "maze")
+    assert Run.open(run.path, "cpu").suite == "maze"
+    monkeypatch.delenv("DREAMGYM_SUITE")
+    with pytest.raises(DreamgymError, match="made with suite 'maze', scale 'cpu' and seed 0.*name another directory"):
+        Run.open(run.path, "cpu")
+
+
+def test_logs_are_named_by_their_whole_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(runs._SUITES, str(tmp_path / "my logs.jsonl"), Maze())
+    run = Run.open(suite="my logs.jsonl")
+    assert run.suite == str(tmp_path / "my logs.jsonl") and run.path.name == "my-logs-quick-0"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Run.open(run.path, suite="~/my logs.jsonl").suite == run.suite
 
 
 def test_the_scale_is_chosen_by_argument_then_variable_then_default(monkeypatch):
@@ -173,12 +215,12 @@ def test_folders_do_not_depend_on_the_working_folder(tmp_path, monkeypatch):
 
 def test_runs_go_where_they_are_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert Run.open(seed=3).path == tmp_path / "runs" / "quick-3"
+    assert Run.open(seed=3).path == tmp_path / "runs" / "miniwob-quick-3"
     (tmp_path / "nbs").mkdir()
     monkeypatch.chdir(tmp_path / "nbs")
-    assert Run.open(seed=3).path == tmp_path / "runs" / "quick-3", "chapters share the folder of the checkout"
+    assert Run.open(seed=3).path == tmp_path / "runs" / "miniwob-quick-3", "chapters share the folder of the checkout"
     monkeypatch.setenv("DREAMGYM_RUNS", str(tmp_path / "elsewhere"))
-    assert Run.open(scale="cpu").path == tmp_path / "elsewhere" / "cpu-0"
+    assert Run.open(scale="cpu").path == tmp_path / "elsewhere" / "miniwob-cpu-0"
     assert Run.open(str(tmp_path / "named")).path == tmp_path / "named"
 
 
@@ -189,14 +231,14 @@ def test_opening_twice_gives_the_same_run(run_folder):
     mine = Scale.named("quick", iterations=2, kinds=["click-button", "enter-text"])  # a list, as a caller may write it
     first, second = Run.open(run_folder, mine, 4), Run.open(run_folder, mine, 4)
     assert first.scale == second.scale and first.scale.kinds == ("click-button", "enter-text")
-    assert (second.seed, repr(second)) == (4, "Run('run', scale='quick', seed=4)")
+    assert (second.seed, repr(second)) == (4, "Run('run', suite='miniwob', scale='quick', seed=4)")
     assert json.loads((run_folder / "config.json").read_text())["seed"] == 4
 
 
 def test_another_scale_seed_or_size_is_refused(quick_run):
-    other = Scale.named("quick", iterations=99, branches=9)
+    other = replace(quick_run.scale, iterations=99, branches=9)
     for scale, seed, sizes in (("cpu", 0, ""), ("quick", 1, ""), (other, 0, ", and differs in branches, iterations")):
-        with pytest.raises(DreamgymError, match=f"made with scale 'quick' and seed 0{sizes}; name another directory"):
+        with pytest.raises(DreamgymError, match=f"made with suite 'miniwob', scale 'quick' and seed 0{sizes}; name another directory"):
             Run.open(quick_run.path, scale, seed)
     assert Run.open(quick_run.path).scale == quick_run.scale
 

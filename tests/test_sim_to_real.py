@@ -9,11 +9,13 @@ from types import SimpleNamespace
 import pytest
 
 from dreamgym import sim_to_real as module
+from dreamgym.environments import Suite
 from dreamgym.rollouts import Rollout
 from dreamgym.runs import Run, Scale
 from dreamgym.sim_to_real import (
     AcrossSeeds,
     across_seeds,
+    agents_of,
     curve_rows,
     fidelity_rows,
     merge_rows,
@@ -172,7 +174,8 @@ def test_the_transfer_asks_most_for_what_the_dream_is_unsure_of(tmp_path, monkey
             updates.append((self.settings, rollouts))
             return {}
 
-    replaced = {"dream_training": lambda run: before, "real_budget": lambda run: 16 * 12, "MiniWobBatch": Pages,
+    replaced = {"dream_training": lambda run: before, "real_budget": lambda run: 16 * 12,
+                "real_environment": lambda run, purpose: Pages(),
                 "new_agent": lambda run, folder: SimpleNamespace(model=SimpleNamespace(load_adapter=adapters.append)),
                 "Learner": Pupil,
                 "start_tasks": lambda run: some_tasks(40) + some_tasks(40, "b"),
@@ -190,6 +193,49 @@ def test_the_transfer_asks_most_for_what_the_dream_is_unsure_of(tmp_path, monkey
     assert sum(len(r.trajectory) for r in rollouts) == 192 and len(rollouts) == 48
     module.sim_to_real(run)
     assert len(updates) == 1, "once"
+
+
+@pytest.mark.parametrize(("source", "playable", "baseline", "agents"), [
+    ("oracle", True, False, ["warm_start", "dream", "sim_to_real"]),
+    ("oracle", True, True, ["warm_start", "dream", "real", "sim_to_real"]),
+    ("logs", True, False, ["warm_start", "rejection_sampling", "dream", "sim_to_real"]),
+    ("logs", False, True, ["warm_start", "rejection_sampling", "dream"])])
+def test_whom_a_run_compares(open_suite, source, playable, baseline, agents):
+    class Going(Suite):
+        name = "going"
+
+    class Real(Going):
+        def environment(self, parallel, maximum_steps):
+            return Pages()
+
+    run = open_suite(Real() if playable else Going(), source=source)
+    assert list(agents_of(run, baseline)) == agents
+
+
+@pytest.mark.parametrize("broken", [0, 3, 8])
+def test_what_the_world_broke_teaches_nothing_in_the_transfer(tmp_path, monkeypatch, broken):
+    run = Run.open(tmp_path / "run", Scale.named("quick", transfer_group_size=1), 0)
+    taught, played_so_far = [], []
+
+    def collect(agent, environment, tasks, *rest):
+        found = spending(lambda task: 1)(agent, environment, tasks, *rest)
+        spoilt = [r._replace(trajectory=r.trajectory.model_copy(update={"transitions": (
+            r.trajectory.transitions[0].model_copy(update={"broken": i < broken}),)})) for i, r in enumerate(found)]
+        played_so_far.extend(spoilt)
+        return spoilt
+
+    state = SimpleNamespace(values={}, load=lambda folder: None,
+                            learner=SimpleNamespace(update=lambda rollouts, seed: taught.extend(rollouts) or {}))
+    replaced = {"dream_training": lambda run: tmp_path / "agent", "real_budget": lambda run: 8 * Pages.maximum_steps,
+                "real_environment": lambda run, purpose: Pages(), "start_tasks": lambda run: some_tasks(8),
+                "new_agent": lambda run, folder: SimpleNamespace(model=None), "Learner": lambda *_: None,
+                "LoopState": lambda *_: state, "collect_rollouts": collect,
+                "write_iteration": lambda path, *rest: path.mkdir(parents=True)}
+    for name, value in replaced.items():
+        monkeypatch.setattr(module, name, value)
+    module.sim_to_real(run)
+    assert len(played_so_far) == 8 and len(taught) == (8 - broken or 8)
+    assert broken == 8 or not any(r.trajectory.broken for r in taught)
 
 
 def test_the_gates_become_rows(tmp_path):
@@ -238,7 +284,7 @@ GATE = dict.fromkeys(("balanced_reward_accuracy", "success_recognised", "failure
 
 def finished(tmp_path) -> Run:
     "What the stages of a run leave, without anything in metrics.json."
-    run = Run.open(tmp_path / "run", Scale.named("quick", iterations=2, fewest_demonstrations=2), 3)
+    run = Run.open(tmp_path / "run", Scale.named("quick", iterations=2, fewest_demonstrations=2, source="oracle"), 3)
     write_trajectories(run.path / "offline.jsonl", [t.model_copy(update={"source": source}) for task in some_tasks(3)
                                                     for source in ("oracle", "branch") for t in [played(task, 1)]])
     (run.path / "agent" / "warm_start").mkdir(parents=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import dreamgym.training_loop as module
-from dreamgym.environments import BatchEnvironment, BatchOf, make_task
+from dreamgym.environments import ANY_TEXT, BatchEnvironment, BatchOf, Grammar, Suite, make_task
 from dreamgym.experience_model import Imagined
 from dreamgym.fast_model import LanguageModel
 from dreamgym.language_model import Sample
@@ -14,7 +14,7 @@ from dreamgym.pages import PageGrammar, check_action, parse_action
 from dreamgym.policy_optimization import Learner
 from dreamgym.rollouts import Agent, Rollout
 from dreamgym.runs import Run, Scale
-from dreamgym.trajectories import END_STATE, FAILURE_STATE, Task, atomic_write_json, read_trajectories
+from dreamgym.trajectories import END_STATE, FAILURE_STATE, DreamgymError, Task, atomic_write_json, read_trajectories
 from dreamgym.training_loop import (
     LoopState,
     _train,
@@ -321,6 +321,50 @@ def test_a_finished_training_loads_nothing(tmp_path, monkeypatch):
     assert dream_training(run) == run.path / "iterations" / f"{SCALE.iterations:04d}" / "agent"
     assert real_training(run) == run.path / "real" / f"{SCALE.iterations:04d}" / "agent"
     assert run.transitions() == run.transitions("real") == 5 * SCALE.iterations
+
+
+def test_what_the_world_broke_teaches_nothing():
+    class Torn(Letters):
+        def step(self, action):
+            if self.right == 2:
+                raise OSError("the line is dead")
+            return super().step(action)
+
+    learner = Counting()
+    result = run_iteration(LoopState(Clicker(), learner, None), BatchOf(Torn, forgiving=True), tasks_named(0, 1, 2), SCALE, 0)
+    assert result.metrics["broken"] == 4 and [len(seen) for seen in learner.seen] == [8]
+    assert result.metrics["invalid"] == 0 and len(result.rollouts) == 12, "they are recorded all the same"
+
+
+def test_a_real_training_needs_a_real_world(open_suite, monkeypatch):
+    class Recorded(Suite):
+        name = "recorded-letters"
+
+    monkeypatch.setattr(module, "start_tasks", lambda run: tasks_named(0, 1))
+    with pytest.raises(DreamgymError, match="has recordings but no environment, so training on real pages is not possible"):
+        real_training(open_suite(Recorded()))
+
+
+def test_a_world_of_free_text_tries_what_its_grammar_knows():
+    class Rooms(Grammar):
+        def trials(self, task, count):
+            return ["go north", "go south"][:count]
+
+    class Told(World):
+        def __init__(self, grammar):
+            super().__init__()
+            self.grammar, self.asked = grammar, []
+
+        def imagine(self, queries):
+            self.asked += [q.action for q in queries]
+            return super().imagine(queries)
+
+    tasks = [make_task("rooms", n).model_copy(update={"goal": "Out.", "start_state": state})
+             for n, state in enumerate(("a hall", "a lost hall", "a broken hall"))]
+    plain, rooms = Told(ANY_TEXT), Told(Rooms())
+    assert try_out_in(plain)(tasks) == ["", "", ""] and plain.asked == [], "nothing is known to try"
+    assert try_out_in(rooms)(tasks) == ["", "every action fails", "the experience model has no answer"]
+    assert rooms.asked == ["go north", "go south"] * 3 and try_out_in(rooms, 1)(tasks[:1]) == [""]
 
 
 def test_a_flattering_dream_is_told_again_with_every_use(tmp_path, monkeypatch):

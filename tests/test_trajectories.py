@@ -42,8 +42,8 @@ def episode(reward: float = 1.0, **changes) -> Trajectory:
 
 
 @pytest.mark.parametrize("reward, done, accepted", [
-    (0.0, False, True), (0.0, True, True), (1.0, True, True), (1.0, False, False), (0.5, True, False),
-    (-1.0, True, False), (float("nan"), True, False), (float("inf"), True, False),
+    (0.0, False, True), (0.0, True, True), (1.0, True, True), (1.0, False, False), (0.5, True, True), (0.5, False, False),
+    (1.1, True, False), (-1.0, True, False), (float("nan"), True, False), (float("inf"), True, False),
 ])
 def test_a_reward_is_an_outcome(reward, done, accepted):
     fields = dict(state="a", action="click 1", next_state="b", reward=reward, done=done)

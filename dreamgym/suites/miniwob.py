@@ -779,7 +779,7 @@ CPU_KINDS = ("click-button", "click-link", "click-option", "click-checkboxes", "
 _SIZES = {"quick": dict(kinds=QUICK_KINDS, maximum_steps=3), "cpu": dict(kinds=CPU_KINDS, maximum_steps=6),
           "gpu": dict(kinds=CPU_KINDS, maximum_steps=6), "paper": dict(kinds=CPU_KINDS, maximum_steps=15)}
 
-
+# %% ../../nbs/05_miniwob.ipynb #476bb9ce
 class MiniWobSuite(Suite):
     "MiniWoB++ in a real browser: real pages, tasks that are frozen ranges of seeds."
 
@@ -835,8 +835,9 @@ def random_page_action(task: Task, state: str, random: np.random.Generator) -> s
     if not elements:
         return None
     element = elements[int(random.integers(len(elements)))]
-    if element.options and random.random() < 0.7:
-        return f"select {element.id} {random.choice(element.options)}"
+    options = [option for option in element.options if option]
+    if options and random.random() < 0.7:
+        return f"select {element.id} {options[int(random.integers(len(options)))]}"  # NumPy's choice cuts strings
     words = re.findall(r"[\w'-]+", task.goal)
     if element.tag in FIELDS and words and random.random() < 0.7:
         return f"type {element.id} {random.choice(words)}"
