@@ -584,8 +584,8 @@ def _play_wave(environment: BatchEnvironment, tasks, choose, source: str, first:
     states: list[str | None] = [task.start_state for task in tasks]
     cut = [False] * len(tasks)
     while any(state is not None for state in states):
-        actions = [None if state is None else choose(first + i, tasks[i], state, [t.action for t in steps[i]])
-                   for i, state in enumerate(states)]
+        actions = [None if state is None else "(nothing)" if state == FAILURE_STATE  # a world that did not start
+                   else choose(first + i, tasks[i], state, [t.action for t in steps[i]]) for i, state in enumerate(states)]
         for i, result in enumerate(step_episodes(environment, tasks, actions)):
             if result is None:
                 cut[i], states[i] = cut[i] or states[i] is not None, None

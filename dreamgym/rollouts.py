@@ -35,7 +35,15 @@ from dreamgym.environments import (
 from .fast_model import LanguageModel
 from .language_model import Example, Sample
 from .runs import Run, Scale, derive_seed
-from .trajectories import DreamgymError, Task, Trajectory, Transition, read_trajectories, write_trajectories
+from dreamgym.trajectories import (
+    FAILURE_STATE,
+    DreamgymError,
+    Task,
+    Trajectory,
+    Transition,
+    read_trajectories,
+    write_trajectories,
+)
 
 # %% ../nbs/09_rollouts.ipynb #6f3db2ea
 def agent_prompt(
@@ -166,7 +174,8 @@ def _run_wave(agent: Agent, environment: BatchEnvironment, running, temperature,
         acted = agent.act(prompts, temperature, derive_seed(seed, "turn", turn))
         actions: list[str | None] = [None] * len(running)
         for i, (text, _) in zip(live, acted, strict=True):
-            actions[i] = explore(running[i].task, running[i].state, text) if explore else text
+            started = running[i].state != FAILURE_STATE  # else nobody can say what to do there
+            actions[i] = explore(running[i].task, running[i].state, text) if explore and started else text
         results = step_episodes(environment, tasks, actions)
         for i, prompt, (_, sample) in zip(live, prompts, acted, strict=True):
             running[i].note(actions[i], Turn(prompt, sample.tokens, sample.log_probabilities), results[i])
