@@ -118,7 +118,8 @@ def _origin(run: Run) -> dict:
     device, dtype, _ = choose_placement()
     versions = [f"{name}={version(name)}" for name in ("torch", "transformers", *suite_of(run).packages)]
     versions += [f"device={device}", f"dtype={str(dtype).removeprefix('torch.')}", f"threads={torch.get_num_threads()}"]
-    return {"panel": suite_of(run).panel_hash(run.scale.kinds)[:12], "minutes": round(sum(s["seconds"] for s in stages) / 60, 1) if stages else "",
+    panel = suite_of(run).panel_hash(run.scale.kinds)[:12] + ("" if suite_of(run).playable() else " (dreamed, not real)")
+    return {"panel": panel, "minutes": round(sum(s["seconds"] for s in stages) / 60, 1) if stages else "",
             "peak_megabytes": max((s["peak_megabytes"] for s in stages), default=""),
             "versions": ";".join(versions), "command": f"dreamgym {command}"}
 

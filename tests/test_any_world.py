@@ -18,7 +18,7 @@ from dreamgym.environments import Grammar, InvalidAction, play_episodes
 from dreamgym.experience_model import annotated_steps, parse_answer, render_answer
 from dreamgym.experiments import results_of, run_method
 from dreamgym.runs import Run
-from dreamgym.sim_to_real import sim_to_real
+from dreamgym.sim_to_real import result_rows, sim_to_real
 from dreamgym.suites.own import OwnSuite, RecordedSuite
 from dreamgym.trajectories import DreamgymError, read_json, read_trajectories, write_trajectories
 
@@ -146,6 +146,7 @@ def test_recordings_alone_go_through_every_stage(tiny_model_folder, tmp_path):
     assert set(table["measured"]) == {"dreamed, not real"} and "trustworthy" not in set(table["gate"])
     assert all("not real" in row["panel"] and row["real"] is False and row["agreement"]["episodes"] >= 4
                for row in alone.evaluations().values())
+    assert all(row["panel"].endswith(" (dreamed, not real)") for row in result_rows(alone))
     with pytest.raises(DreamgymError, match="recordings but no environment, so the transfer"):
         sim_to_real(alone)
     learned = {t.task.id for t in read_trajectories(alone.path / "offline.jsonl")}
