@@ -37,7 +37,7 @@ from dreamgym.training_loop import (
     settings_of,
     write_iteration,
 )
-from .trajectories import DreamgymError, Task, atomic_write_text, read_json
+from .trajectories import DreamgymError, Task, atomic_write_text, read_json, read_trajectories
 
 # %% ../nbs/25_sim_to_real.ipynb #9f0f7368
 def real_budget(run: Run) -> int:  # transitions
@@ -125,11 +125,14 @@ def _origin(run: Run) -> dict:
 
 # %% ../nbs/25_sim_to_real.ipynb #3d44ac9b
 def _policy_steps(run: Run) -> dict[str, int | str]:
-    "Real transitions that each agent was trained on: the demonstrations, and those of its own updates."
+    "Real transitions that each agent was trained on: demonstrations, successes in the logs, its own updates."
     if not ((run.path / "agent" / "warm_start").exists() and (run.path / "offline.jsonl").exists()):
         return {}
-    shown = sum(map(len, demonstrations(run)))
-    more = {"sim_to_real": run.transitions("transfer"), "real": run.transitions("real")}
+    taught = demonstrations(run)
+    shown, more = sum(map(len, taught)), {"sim_to_real": run.transitions("transfer"), "real": run.transitions("real")}
+    if (run.path / "agent" / "rejection_sampling").exists():
+        logged = read_trajectories(run.path / "offline.jsonl")
+        more["rejection_sampling"] = sum(len(t) for t in logged if t.success and t not in taught)
     return {"warm_start": shown, "dream": shown} | {agent: shown + n for agent, n in more.items() if n is not None}
 
 

@@ -166,7 +166,7 @@ def test_a_world_that_says_nothing_doubts_and_forbids_nothing():
     task = Task(id="a/0", kind="a", goal="Go.", start_state="a hall")
     assert ANY_TEXT.doubt("This ends the task well.", task, "a hall") == "" == ANY_TEXT.variation_problem(task, task)
     assert ANY_TEXT.practice("x This ends the task well.\n=> success") is None and ANY_TEXT.trials(task, 3) == []
-    assert ANY_TEXT.judgement("no form") == len("no form") and ANY_TEXT.hint
+    assert ANY_TEXT.judgement("no form") == len("no form") and ANY_TEXT.hint == ""
 
 
 # ---------------------------------------------------------------- the contract
@@ -694,7 +694,7 @@ def test_a_suite_without_first_states_is_told(open_suite, lost):
 
 
 @pytest.mark.parametrize(("name", "complaint"), [
-    ("golf", "There is no suite 'golf'; installed are miniwob,"), ("no_such_module:Suite", "cannot be loaded (ModuleNotFoundError"),
+    ("golf", "There is no suite 'golf'; installed are alfworld, miniwob, recorded, textworld,"), ("no_such_module:Suite", "cannot be loaded (ModuleNotFoundError"),
     ("json:Golf", "cannot be loaded (AttributeError"), ("json:loads", "cannot be loaded (TypeError"), (":x", "cannot be loaded"),
     ("no such/place.jsonl", "no such"),
 ])

@@ -374,12 +374,13 @@ def test_one_number_that_is_not_finite_spoils_an_adapter(tiny, tmp_path, number)
 @pytest.mark.parametrize("options", [{}, dict(use_rslora=True)])
 def test_the_command_line_loads_what_peft_saved(save_peft, tiny_model_folder, tmp_path, monkeypatch, options):
     from dreamgym.command_line import _load_agent, check_adapter
+    from dreamgym.runs import load_suite
 
     monkeypatch.setenv("DREAMGYM_DEVICE", "cpu")
     monkeypatch.setenv("DREAMGYM_DTYPE", "float32")
     theirs, tokens = save_peft(r=3, **options).eval(), torch.tensor([[5, 4, 3, 2, 1]])
     assert check_adapter(tmp_path) == (3, pytest.approx(8 / 3**0.5 if options else 8 / 3))
-    agent = _load_agent(tmp_path, SimpleNamespace(model=str(tiny_model_folder), history_length=0))
+    agent = _load_agent(tmp_path, SimpleNamespace(model=str(tiny_model_folder), history_length=0), load_suite("miniwob"))
     torch.testing.assert_close(agent.model.network(tokens).logits, theirs(tokens).logits, atol=1e-5, rtol=1e-4)
 
 
