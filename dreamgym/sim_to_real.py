@@ -135,7 +135,7 @@ def _policy_steps(run: Run) -> dict[str, int | str]:
         more["rejection_sampling"] = sum(len(t) for t in logged if t.success and t not in taught)
     return {"warm_start": shown, "dream": shown} | {agent: shown + n for agent, n in more.items() if n is not None}
 
-
+# %% ../nbs/25_sim_to_real.ipynb #51d0ec44
 def _cell(value: float | None) -> float | str:
     "A number for a table; what was not measured is left empty."
     return round(value, 4) if isinstance(value, int | float) and math.isfinite(value) else ""
