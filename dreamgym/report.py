@@ -7,7 +7,7 @@ Docs: https://dreamgym.github.io/dreamgym/report.html.md"""
 # %% auto #0
 __all__ = ['AGENTS', 'GATES', 'COLOURS', 'plain', 'escaped', 'preformatted', 'Fragment', 'page_html', 'show_trajectory',
            'open_run', 'evaluation_rows', 'write_evaluation', 'results_table', 'real_experience', 'Chart', 'drawing',
-           'results_chart', 'mean_and_band', 'task_returns', 'iterations', 'learning_chart', 'share', 'gate_chart',
+           'results_chart', 'mean_and_band', 'task_returns', 'share', 'iterations', 'learning_chart', 'gate_chart',
            'loss_chart', 'stage_table', 'time_chart', 'show_comparison', 'choose_episodes', 'compare_steps',
            'judged_variations', 'show_variations', 'versions', 'command_of', 'report_html', 'write_report']
 
@@ -332,6 +332,15 @@ _CURVES = {"dead_groups": "dead groups", "clip_fraction": "clipped tokens", "rat
            "kl": "KL to the warm start", "gradient_norm": "gradient norm", "invalid": "episodes with an invalid action",
            "synthetic_tasks": "invented tasks in the batch"}
 
+# %% ../nbs/90_report.ipynb #8cf2bd9f
+def share(
+    value: float | None,  # between 0 and 1; None where there was nothing to measure
+    otherwise: str = "not measured",
+    digits: int = 0,  # behind the point
+) -> str:
+    "A share in percent, or that there is none."
+    return otherwise if value is None or np.isnan(value) else f"{value:.{digits}%}"
+
 # %% ../nbs/90_report.ipynb #d5029c78
 def iterations(
     run: Run,
@@ -374,15 +383,6 @@ def learning_chart(
     return Chart(figure, f"Learning curves, {title}: {ends[0]} in the first iteration, {ends[1]} in the last.")
 
 # %% ../nbs/90_report.ipynb #ea5c391d
-def share(
-    value: float | None,  # between 0 and 1; None where there was nothing to measure
-    otherwise: str = "not measured",
-    digits: int = 0,  # behind the point
-) -> str:
-    "A share in percent, or that there is none."
-    return otherwise if value is None or np.isnan(value) else f"{value:.{digits}%}"
-
-
 def _confusion(axis, gate: dict, title: str) -> None:
     hits = np.array([gate.get("success_recognised"), gate.get("failure_recognised")], float)  # None becomes NaN
     cells = np.array([[hits[0], 1 - hits[0]], [1 - hits[1], hits[1]]])
