@@ -30,7 +30,7 @@ from dreamgym.suites.text_worlds import (
     wanted,
     write_scene,
 )
-from dreamgym.trajectories import END_STATE, FAILURE_STATE, DreamgymError, Task
+from dreamgym.trajectories import END_STATE, FAILURE_STATE, DreamgymError, Task, Transition
 
 GRAMMAR = TextGrammar()
 KITCHEN = Scene("kitchen", {}, {"fridge": "apple", "stove": "", "table": "knife"}, ("chopped carrot",))
@@ -178,6 +178,15 @@ def test_a_success_that_contradicts_state_or_goal_is_doubted(change, doubt):
     task = Task(id="treasure-1/0", kind="treasure", goal="Find the ring and take nothing else.")
     found = GRAMMAR.doubt(CLAIM.replace(*change), task, RING)
     assert doubt in found and bool(found) == bool(doubt)
+
+
+def test_a_trace_names_the_command_that_is_meant_whether_the_state_lists_it_or_not():
+    task = Task(id="treasure-1/0", kind="treasure", goal="Find the ring and take nothing else.")
+    for state in (RING, RING.partition("\nCan:")[0]):
+        step = Transition(state=state, action="Take the ring.", next_state=END_STATE, reward=1.0, done=True)
+        assert GRAMMAR.explain(task, step) == CLAIM and GRAMMAR.doubt(CLAIM, task, state) == ""
+        odd = step.model_copy(update={"action": "sing\n a song", "next_state": FAILURE_STATE, "reward": 0.0})
+        assert "\n" not in GRAMMAR.explain(task, odd) and "sing a song" in GRAMMAR.explain(task, odd)
 
 
 def test_the_comparison_belongs_to_the_judgement():
@@ -329,6 +338,18 @@ def test_a_game_is_kept_whole_and_a_damaged_one_is_made_anew(suite, tmp_path, mo
         path.write_bytes(damage)
         assert [str(fact) for fact in game_of(task).world.facts] == before and path.read_bytes() == whole
     assert len(made) == 5
+
+
+def test_processes_share_a_cache(suite, tmp_path):
+    program = ("from dreamgym.suites.text_worlds import TextWorlds, game_of\n"
+               "print([game_of(task).objective for task in TextWorlds().tasks('train', per_kind=3)])")
+    environment = {**os.environ, "DREAMGYM_CACHE": str(tmp_path)}
+    command = [sys.executable, "-c", program]
+    started = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) for _ in range(2)]
+    said = [process.communicate()[0] for process in started]
+    assert said[0] == said[1] != b"" and [process.returncode for process in started] == [0, 0]
+    files = [path.name for path in (tmp_path / "textworld").rglob("*") if path.is_file()]
+    assert len(files) == 9 and all(name.endswith(".json") for name in files)
 
 
 def test_a_write_that_fails_leaves_no_half_game(suite, tmp_path, monkeypatch):

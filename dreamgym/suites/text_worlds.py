@@ -194,7 +194,7 @@ def _news(before: Scene, after: Scene) -> str:
     opened = [f"{name} holds {inside}" for name, inside in after.here.items() if name in shut and inside != "closed"]
     return f"Now {', '.join(opened)}." if opened else ""
 
-# %% ../../nbs/31_text_worlds.ipynb #a6d2fc2c
+# %% ../../nbs/31_text_worlds.ipynb #8b45bacf
 def explain_step(
     task: Task,  # gives the goal
     step: Transition,  # what happened
@@ -211,8 +211,9 @@ def explain_step(
 
 def _command(action: str, scene: Scene) -> str:
     "An action as the game knows it, or as it was written, on one line."
+    commands = (*offered(scene, ""), "prepare meal") if scene.commands is None else scene.commands
     try:
-        return understood(action, scene.commands or ())
+        return understood(action, commands)
     except InvalidAction:
         return " ".join(action.lower().split())
 
@@ -364,7 +365,7 @@ def _treasure(maker, random: np.random.Generator, level: int) -> _Plan:
     return _Plan(_GOALS["treasure"].format(right.name), (*walk, *last), (("in", right, maker.inventory),),
                  tuple((("in", thing, maker.inventory),) for thing in wrong))
 
-# %% ../../nbs/31_text_worlds.ipynb #3e4e9c24
+# %% ../../nbs/31_text_worlds.ipynb #2dd1ef32
 def _kitchen(maker, random: np.random.Generator, level: int) -> tuple:
     "The food that is wanted, what holds it, and the meal, with the recipe that `prepare meal` asks for."
     kitchen, table = maker.new_room("kitchen"), maker.new(type="s", name="table")
@@ -372,10 +373,9 @@ def _kitchen(maker, random: np.random.Generator, level: int) -> tuple:
     recipe, part = maker.new(type="RECIPE", name=""), maker.new(type="ingredient", name="")
     meal = maker.new(type="meal", name="meal")
     foods = [maker.new(type="f", name=name) for name in random.permutation(_FOODS)[:3].tolist()]
-    for thing, facts in ((knife, ["sharp"]), (fridge, ["closed" if level > 2 else "open"]), (foods[0], ["ingredient_1"]),
-                         *((food, ["edible", "raw", "uncut"]) for food in foods)):
-        for fact in facts:
-            thing.add_property(fact)
+    single = {knife: "sharp", fridge: "closed" if level > 2 else "open", foods[0]: "ingredient_1"}
+    for thing, fact in [*single.items(), *((food, fact) for food in foods for fact in ("edible", "raw", "uncut"))]:
+        thing.add_property(fact)
     for name, thing in (("out", meal), ("cooking_location", kitchen), ("in", part)):
         maker.add_fact(name, thing, recipe)
     maker.add_fact("base", foods[0], part)
