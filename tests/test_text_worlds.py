@@ -33,7 +33,9 @@ from dreamgym.suites.text_worlds import (
 from dreamgym.trajectories import END_STATE, FAILURE_STATE, DreamgymError, Task, Transition
 
 GRAMMAR = TextGrammar()
-KITCHEN = Scene("kitchen", {}, {"fridge": "apple", "stove": "", "table": "knife"}, ("chopped carrot",))
+KITCHEN = Scene("kitchen", {}, {"cookbook": "chopped fried carrot", "fridge": "apple", "stove": "", "table": "knife"},
+                ("chopped carrot",))
+WAY = Scene("hall", {"north": "attic", "west": "porch"}, {"box": "closed", "ring": ""}, (), ("go north", "go west"))
 GOAL = "Chop the carrot, fry it, then prepare the meal and eat it."
 each_family = pytest.mark.parametrize("family", FAMILIES)
 
@@ -91,11 +93,42 @@ def test_a_change_leads_from_one_scene_to_another(before, after):
     assert GRAMMAR.apply(before, GRAMMAR.change(before, after)) == after
 
 
+@pytest.mark.parametrize(("change", "after"), [
+    ("same", WAY), ("now\nCarried: ring\ngone ring", WAY._replace(here={"box": "closed"}, carried=("ring",))),
+    ("now\nbox (hat, lamp)", WAY._replace(here={"box": "hat, lamp", "ring": ""})),
+    ("room\nRoom: attic\nExits: south (hall)\nHere: nothing", Scene("attic", {"south": "hall"}, {}, ())),
+    ("room\nRoom: attic\nExits: nothing\nHere: hat\nCarried: ring", Scene("attic", {}, {"hat": ""}, ("ring",)))])
+def test_a_change_names_what_is_no_longer_what_it_was(change, after):
+    before = WAY._replace(commands=offered(WAY))
+    after = write_scene(after._replace(commands=offered(after)))
+    assert GRAMMAR.apply(write_scene(before), change) == after
+    assert len(GRAMMAR.change(write_scene(before), after)) <= len(change)
+
+
+@pytest.mark.parametrize("change", [
+    "", "now", "room", "now\n", "now\ngone hat", "now\nring (", "now\nring, hat", "now\nCarried: ring, ring",
+    "room\nattic",
+    "room\nRoom: attic\nExits: up (hall)\nHere: nothing", "room\nRoom: attic\nHere: nothing", "now\nbox (closed)\nx\ty",
+    "room\nRoom: a\nExits: nothing\nHere: nothing\nCarried: nothing\nCan: win", "then\nring"])
+def test_what_is_no_change_is_refused(change):
+    with pytest.raises(StateError):
+        GRAMMAR.apply(write_scene(WAY), change)
+
+
+@given(SCENES, st.text(max_size=80))
+def test_any_text_leads_to_a_scene_or_a_state_error(scene, text):
+    for change in (text, f"now\n{text}", f"room\n{text}"):
+        try:
+            GRAMMAR.check_state(GRAMMAR.apply(write_scene(scene), change))
+        except StateError:
+            pass
+
+
 @pytest.mark.parametrize("damage", [
     lambda s: s + "\n", lambda s: "",
     lambda s: s.replace("Here: ", "There: "), lambda s: s.replace("(knife)", "(knife"),
     lambda s: s.replace("Exits: nothing", "Exits: up (attic)"), lambda s: s.replace("Exits: nothing", "Exits: north"),
-    lambda s: s.replace("stove", "fridge"), lambda s: s.replace("chopped carrot", "carrot (closed)"),
+    lambda s: s.replace("stove", "fridge (empty)"), lambda s: s.replace("chopped carrot", "carrot (closed)"),
     lambda s: s.replace("stove", "<script>"), lambda s: s.replace("\nCarried: chopped carrot", "")])
 def test_what_is_no_room_is_refused(damage):
     GRAMMAR.check_state(write_scene(KITCHEN))
@@ -153,7 +186,7 @@ def test_a_state_that_lists_its_commands_takes_no_others():
     ("take apple from fridge", "apple, no"), ("chop carrot with knife", "chop carrot, yes"),
     ("slice carrot with knife", "slice carrot, no"), ("cook carrot with stove", "fry carrot, yes"),
     ("cook carrot with oven", "roast carrot, no"), ("prepare meal", "meal of chopped carrot, no"),
-    ("eat meal", "meal, yes"), ("eat carrot", "carrot, no"), ("go north", ""), ("open fridge", "")])
+    ("eat meal", "meal, yes"), ("eat carrot", "carrot, no"), ("go up", ""), ("open fridge", "")])
 def test_what_an_action_takes_is_compared_with_the_goal(action, says):
     assert wanted(GOAL, write_scene(KITCHEN), action) == says
 
@@ -166,6 +199,7 @@ def test_a_meal_is_wanted_when_all_is_done_with_it():
 
 
 RING = write_scene(Scene("attic", {}, {"ring": "", "hat": ""}, (), ("take hat", "take ring")))
+RING_GOAL = "Find the ring in the attic and take nothing else."
 CLAIM = "Carried: nothing. It does: take ring. Wanted: ring, yes. This ends the task well."
 
 
@@ -175,13 +209,13 @@ CLAIM = "Carried: nothing. It does: take ring. Wanted: ring, yes. This ends the 
     ((" Wanted: ring, yes.", ""), "comparison"),
     (("Carried", "I carry"), ""), (("well", "badly"), "")])
 def test_a_success_that_contradicts_state_or_goal_is_doubted(change, doubt):
-    task = Task(id="treasure-1/0", kind="treasure", goal="Find the ring and take nothing else.")
+    task = Task(id="treasure-1/0", kind="treasure", goal=RING_GOAL)
     found = GRAMMAR.doubt(CLAIM.replace(*change), task, RING)
     assert doubt in found and bool(found) == bool(doubt)
 
 
 def test_a_trace_names_the_command_that_is_meant_whether_the_state_lists_it_or_not():
-    task = Task(id="treasure-1/0", kind="treasure", goal="Find the ring and take nothing else.")
+    task = Task(id="treasure-1/0", kind="treasure", goal=RING_GOAL)
     for state in (RING, RING.partition("\nCan:")[0]):
         step = Transition(state=state, action="Take the ring.", next_state=END_STATE, reward=1.0, done=True)
         assert GRAMMAR.explain(task, step) == CLAIM and GRAMMAR.doubt(CLAIM, task, state) == ""
@@ -191,18 +225,23 @@ def test_a_trace_names_the_command_that_is_meant_whether_the_state_lists_it_or_n
 
 def test_the_comparison_belongs_to_the_judgement():
     assert CLAIM[GRAMMAR.judgement(CLAIM):] == " Wanted: ring, yes. This ends the task well."
-    walk = "Carried: nothing. It does: go north. Now in hall, with coin. It goes on."
+    walk = "Carried: nothing. It does: open box. Now box holds coin. It goes on."
     assert GRAMMAR.judgement(walk) == len(walk)
 
 
 def test_an_invented_task_is_of_its_parents_family_and_offers_what_its_things_allow():
-    parent = Task(id="treasure-1/0", kind="treasure", goal="Find the ring and take nothing else.", start_state=RING)
-    other = parent.model_copy(update={"goal": "Find the hat and take nothing else."})
+    parent = Task(id="treasure-1/0", kind="treasure", goal=RING_GOAL, start_state=RING)
+    longer = "Find the hat in the box in the attic behind the hall and take nothing else."
+    other = parent.model_copy(update={"goal": longer})
     assert GRAMMAR.variation_problem(other, parent) == ""
     assert list(GRAMMAR.trials(other, 1)) == ["take hat"]
-    assert "goal" in GRAMMAR.variation_problem(other.model_copy(update={"goal": "Find the coin and take it."}), parent)
+    coin = other.model_copy(update={"goal": "Find the coin in the attic and take it."})
+    assert "goal" in GRAMMAR.variation_problem(coin, parent)
     flying = other.model_copy(update={"start_state": RING.replace("take ring", "take sun")})
     assert "offers" in GRAMMAR.variation_problem(flying, parent)
+    kitchen = write_scene(KITCHEN._replace(commands=offered(KITCHEN)))
+    cook, onion = (Task(id="c", kind="c", goal=g, start_state=kitchen) for g in (GOAL, GOAL.replace("carrot", "onion")))
+    assert GRAMMAR.variation_problem(cook, cook) == "" and "cookbook" in GRAMMAR.variation_problem(onion, cook)
     silent = other.model_copy(update={"start_state": RING.partition("\nCan:")[0]})
     assert "form" in GRAMMAR.variation_problem(silent, parent)
 
@@ -247,9 +286,11 @@ def test_the_grammar_knows_what_textworld_does(suite, family):
         for step in episode.transitions:
             scene, trace = read_scene(step.state), GRAMMAR.explain(episode.task, step)
             assert write_scene(scene) == step.state and "\n" not in trace and not step.invalid
-            assert offered(scene, episode.task.goal) == scene.commands
+            assert offered(scene) == scene.commands
             if not step.done:
-                assert GRAMMAR.apply(step.state, GRAMMAR.change(step.state, step.next_state)) == step.next_state
+                told = GRAMMAR.change(step.state, step.next_state)
+                assert GRAMMAR.apply(step.state, told) == step.next_state
+                assert told.split("\n")[0] in ("same", "room", "now") and "Can:" not in told
                 continue
             ends.add(step.won)
             claim = trace.replace("This ends the task badly.", "This ends the task well.")
@@ -281,14 +322,14 @@ def test_random_play_is_a_function_of_its_generator(suite):
     assert first == again != other
 
 
-def test_a_map_remembers_where_one_has_been(suite):
-    game = TextWorldGame()
-    task = Task(id="collecting-1/0", kind="collecting")
-    first = read_scene(game.reset(options={"task": task})[0])
-    assert set(first.exits.values()) == {"new"}
-    way = next(iter(first.exits))
-    state, *_ = game.step(f"go {way}")
-    assert read_scene(state).exits[text_worlds._BACK[way]] == first.room
+@pytest.mark.parametrize("family", ["collecting", "treasure"])
+def test_signs_and_goal_tell_the_way(suite, family):
+    for episode in by_oracle(suite, tasks_of(suite, family, 6)):
+        for step in episode.transitions:
+            scene, way = read_scene(step.state), step.action.removeprefix("go ")
+            if step.action != way:
+                room = scene.exits[way]
+                assert room == read_scene(step.next_state).room and named(episode.task.goal, room)
 
 
 def test_an_oracle_that_was_left_says_nothing(suite):
