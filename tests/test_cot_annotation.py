@@ -709,7 +709,7 @@ def test_a_failing_server_is_asked_again(server, endpoint, episode, status):
 ])
 def test_a_server_that_is_no_teacher(server, endpoint, episode, answer, what, calls):
     server.script = [answer] * 4
-    teacher = endpoint(retries=1, timeout=0.25 if answer == "hang" else 20, fallback=True)
+    teacher = endpoint(retries=1, timeout=1.0 if answer == "hang" else 20, fallback=True)
     with pytest.raises(TeacherError) as caught:
         teacher.annotate(episode)
     message = str(caught.value)
@@ -770,7 +770,7 @@ def test_what_counts_as_this_machine(host, local):
 
 def test_a_server_that_hangs_once(server, endpoint, episode):
     server.script = ["hang", good(episode)]
-    assert endpoint(retries=1, timeout=0.25).annotate(episode) == DIFFERENCE.annotate(episode)
+    assert endpoint(retries=1, timeout=1.0).annotate(episode) == DIFFERENCE.annotate(episode)
 
 
 def test_unreadable_content_is_counted_and_asked_again(server, endpoint, episode, sample):

@@ -391,23 +391,29 @@ def living(group: int) -> list[str]:
     return found
 
 
+def be_impatient(driver, seconds: float = 3.0) -> None:
+    driver.command_executor.client_config.timeout = seconds
+    driver.set_script_timeout(0.8 * seconds)
+    driver.set_page_load_timeout(0.8 * seconds)
+
+
 @browser_test
 @pytest.mark.parametrize("which", ["chrome", "driver", "all"])
 def test_a_stopped_browser_is_replaced_and_its_episode_repeated(which, monkeypatch):
     "Stopped, not dead: it never answers, and it cannot be asked to quit."
-    monkeypatch.setattr(miniwob, "_PATIENCE", 3.0)
     monkeypatch.setattr(miniwob, "_FAREWELL", 1.0)
     with MiniWobBatch(browsers=1) as environment:
         task = environment.reset_batch([make_task("login-user", 1)])[0]
         page, driver = task.start_state, environment.browsers[0].driver
         group = driver.service.process.pid
+        be_impatient(driver)  # with this browser only: the one that replaces it may start on a busy machine
         for step in range(3):
             if step == 1:
                 stop = os.killpg if which == "all" else os.kill
                 stop(driver.capabilities["goog:processID"] if which == "chrome" else group, signal.SIGSTOP)
             start = time.monotonic()
             result = environment.step_batch([oracle_action(task.kind, task.goal, page)])[0]
-            assert time.monotonic() - start < 20
+            assert time.monotonic() - start < 60  # selenium itself waits for two minutes
             page = result[0]
         assert result[:3] == (END_STATE, 1.0, True)
         assert (environment.transitions, environment.browsers[0].starts, environment.mismatches) == (3, 2, 0)
@@ -423,7 +429,7 @@ def test_a_stopped_browser_can_be_quit(which, monkeypatch):
     os.kill(driver.capabilities["goog:processID"] if which == "chrome" else group, signal.SIGSTOP)
     start = time.monotonic()
     quit_chrome(driver)
-    assert time.monotonic() - start < 10 and not os.path.exists(driver.profile)
+    assert time.monotonic() - start < 60 and not os.path.exists(driver.profile)
     assert not living(group)
 
 
@@ -452,7 +458,7 @@ def test_a_browser_needs_no_proxy_and_no_short_folder_and_leaves_nothing(monkeyp
         start = time.monotonic()
     finally:
         browser.close()
-    assert time.monotonic() - start < 10 and list(folder.iterdir()) == []
+    assert time.monotonic() - start < 60 and list(folder.iterdir()) == []
     assert all(os.environ[name] == "http://127.0.0.1:9" for name in PROXIES), "the user's own variables stay"
 
 

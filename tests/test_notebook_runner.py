@@ -217,7 +217,7 @@ def start_reproduce(book: Path, run: Path) -> subprocess.Popen:
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for(condition, seconds=30.0):
+def wait_for(condition, seconds=120.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited too long"
@@ -238,15 +238,15 @@ def test_a_killed_reproduce_resumes(number, book, tmp_path):
     run = Run.open(tmp_path / "run").path
     (run / "wait").write_text("")
     process = start_reproduce(book, run)
-    wait_for(lambda: (run / "pid").exists() and (run / "pid").read_text(), 60)
+    wait_for(lambda: (run / "pid").exists() and (run / "pid").read_text(), 120)
     kernel = int((run / "pid").read_text())
     process.send_signal(number)
-    errors = process.communicate(timeout=30)[1]
+    errors = process.communicate(timeout=120)[1]
     if number == signal.SIGKILL:
         assert process.returncode == -9
     else:
         assert process.returncode == 130 and "Interrupted." in errors and errors.count("\n") == 1, errors
-    wait_for(lambda: not is_alive(kernel), 10)
+    wait_for(lambda: not is_alive(kernel), 60)
     (run / "wait").unlink()
     assert run_chapters(Run.open(run), chapter_paths(book), LOG) == ["01_second"]
     assert (run / "count").read_text() == "x", "the finished chapter was not repeated"
