@@ -27,6 +27,7 @@ from dreamgym.experience_model import (
     ExperienceModel,
     Query,
     demonstration_of,
+    is_experience,
     load_experience_model,
     transition_text,
 )
@@ -59,11 +60,11 @@ class Entry:
 def entries_of(
     trajectory: Trajectory,
     grammar: Grammar = ANY_TEXT,  # says actions in words
-) -> list[Entry]:  # one a transition, invalid actions left out
+) -> list[Entry]:  # one a transition that shows how the world answers
     "The steps of a trajectory as entries."
     output = []
     for step in trajectory.transitions:
-        if not step.invalid and not step.broken:
+        if is_experience(trajectory, step, grammar):
             shown = demonstration_of(trajectory.task, step, grammar)
             text = transition_text(trajectory.task.goal, step.state, step.action, grammar)
             output.append(Entry(trajectory.task.id, *shown, text, trajectory.real))

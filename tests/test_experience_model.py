@@ -103,7 +103,12 @@ def test_steps_are_distinct_and_know_their_past():
     slip = Trajectory(task=DOOR, transitions=(Transition(
         state=START, action="sing", next_state=FAILURE_STATE, reward=0.0, done=True, invalid=True),))
     failed = Trajectory(task=DOOR, transitions=(slip.transitions[0].model_copy(update={"invalid": False, "broken": True}),))
-    assert len(annotated_steps([*twice, slip, failed])) == 1, "neither a slip of the agent nor one of the world is learned"
+    assert len(annotated_steps([*twice, slip, failed], PAGES)) == 1, "the grammar refuses the slip without a model"
+    free = annotated_steps([*twice, slip, failed])
+    assert [e.query.action for e in free] == ["click 2", "sing"], "where any text is an action, the world's refusal is learned"
+    assert render_answer(free[1].transition)[1] == "=> failure" and not parse_answer(" No.\n=> failure", START).reward
+    unread = slip.model_copy(update={"real": False})  # an answer of a dream that could not be read
+    assert not annotated_steps([unread]) and not annotated_steps([unread], PAGES)
 
 
 # ---------------------------------------------------------------- the answer

@@ -93,7 +93,10 @@ def test_invalid_steps_are_left_out():
     slip = Transition(state=PAGE, action="click 9", next_state=FAILURE_STATE, reward=0.0, done=True, invalid=True)
     failed = slip.model_copy(update={"invalid": False, "broken": True})
     for step in (slip, failed):
-        assert entries_of(Trajectory(task=episode(1).task, transitions=(step,))) == []
+        assert entries_of(Trajectory(task=episode(1).task, transitions=(step,)), PageGrammar()) == []
+        assert entries_of(Trajectory(task=episode(1).task, transitions=(step,), real=False)) == []
+    (entry,) = entries_of(Trajectory(task=episode(1).task, transitions=(slip,)))
+    assert entry.outcome == "failure", "a grammar that takes any text learns what the world refuses"
 
 
 def test_entries_carry_words_and_outcomes():
