@@ -20,7 +20,6 @@ import numpy as np
 from .environments import BatchEnvironment, suite_of
 from dreamgym.experience_model import (
     DreamBatch,
-    ExperienceExample,
     ExperienceModel,
     Imagined,
     annotated_steps,
@@ -141,10 +140,11 @@ def evaluation(
             result = evaluate(agent, environment, tasks,
                               watch=lambda done, total: run.progress(f"testing {name}", done, total))
             broken = sum(environment.failures.values())
-        apart = {task.kind for task in suite_of(run).panel("held_out")}
-        own = summarise([r for r in result.rollouts if r.trajectory.task.kind not in apart])
-        held = summarise([r for r in result.rollouts if r.trajectory.task.kind in apart])
-        row = {"agent": name, "panel": "test", "panel_hash": suite_of(run).panel_hash(run.scale.kinds), "own": own.row(), "held_out": held.row(),
+        apart = {task.id for task in suite_of(run).panel("held_out")}
+        own = summarise([r for r in result.rollouts if r.trajectory.task.id not in apart])
+        held = summarise([r for r in result.rollouts if r.trajectory.task.id in apart])
+        row = {"agent": name, "panel": "test", "panel_hash": suite_of(run).panel_hash(run.scale.kinds),
+               "own": own.row(), "held_out": held.row(),
                "episodes": [{"task": r.trajectory.task.id, "reward": r.reward, "success": r.trajectory.success,
                              "steps": len(r.trajectory)}
                             for r in result.rollouts]}

@@ -189,6 +189,14 @@ def small_run(quick_run, monkeypatch):
     return quick_run
 
 
+def test_what_is_held_out_is_told_by_tasks_not_by_types(small_run, monkeypatch):
+    seeds = {"test": range(4), "held_out": range(10, 13)}
+    monkeypatch.setattr(MiniWobSuite, "panel", lambda self, name: [make_task("quiz", n) for n in seeds.get(name, ())])
+    monkeypatch.setattr(MiniWobSuite, "tasks", lambda self, name, *_, **__: self.panel(name))
+    row = evaluation(small_run, "guesser", small_run.path)
+    assert (row["own"]["overall"]["episodes"], row["held_out"]["overall"]["episodes"]) == (4, 3), "of one and the same type"
+
+
 def test_the_row_of_an_evaluation(small_run):
     row = evaluation(small_run, "guesser", small_run.path)
     tasks = panel_of_tests(small_run)
