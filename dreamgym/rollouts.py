@@ -6,7 +6,7 @@ Docs: https://dreamgym.github.io/dreamgym/rollouts.html.md"""
 
 # %% auto #0
 __all__ = ['agent_prompt', 'Turn', 'Rollout', 'Agent', 'collect_rollouts', 'imitation_examples', 'in_turn', 'few_of_each',
-           'training_recordings', 'demonstrations', 'new_agent', 'warm_start', 'collect_logs', 'offline_data',
+           'to_learn_from', 'demonstrations', 'new_agent', 'warm_start', 'collect_logs', 'offline_data',
            'rejection_sampling']
 
 # %% ../nbs/09_rollouts.ipynb #6caf3da8
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from fastcore.basics import patch
 
 from dreamgym.environments import (
     ANY_TEXT,
@@ -232,18 +231,18 @@ def _won_by(run: Run, source: str, choose: Callable, per_kind: int) -> list[Traj
     return [t for t in played if t is not None and t.success]
 
 
-def training_recordings(suite: Suite) -> list[Trajectory]:
-    "Recordings of a suite without those of tasks that measure: what is tested on is never learned from."
+def to_learn_from(suite: Suite, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+    "Trajectories without those of tasks that measure: what is tested on is never learned from."
     measured = {task.id for panel in ("development", "test", "held_out") for task in suite.panel(panel)}
-    return [t for t in suite.recordings() if t.task.id not in measured]
+    return [t for t in trajectories if t.task.id not in measured]
 
 
 def _successes_to_imitate(run: Run) -> list[Trajectory]:
     "Successes that were handed over, else the oracle's, else those of random play; none is an error that says what to give."
     suite, sizes = suite_of(run), run.scale
-    found = [t for t in suite.demonstrations() if t.success]
+    found = [t for t in to_learn_from(suite, suite.demonstrations()) if t.success]
     if not found and not suite.playable():
-        found = [t for t in training_recordings(suite) if t.success]
+        found = [t for t in to_learn_from(suite, suite.recordings()) if t.success]
     elif not found:
         random = np.random.default_rng(derive_seed(run.seed, "random play"))
         found = _won_by(run, "oracle", lambda i, *seen: suite.oracle(*seen), sizes.most_demonstrations) or _won_by(
@@ -322,7 +321,7 @@ def collect_logs(
 def _logged(run: Run) -> list[Trajectory]:
     "The logs of a run: its agent's episodes, its demonstrations, and recordings from elsewhere."
     suite, sizes = suite_of(run), run.scale
-    found = training_recordings(suite)
+    found = to_learn_from(suite, suite.recordings())
     if suite.playable():
         agent, tasks = new_agent(run, warm_start(run)), suite.tasks("train", sizes.kinds, sizes.offline_seeds_per_kind)
         with suite.environment(sizes.parallel, sizes.maximum_steps) as environment:

@@ -25,7 +25,7 @@ from dreamgym.environments import (
     suite_of,
 )
 from dreamgym.pages import PageGrammar, sample_trajectories
-from dreamgym.rollouts import training_recordings
+from dreamgym.rollouts import to_learn_from
 from dreamgym.runs import load_suite
 from dreamgym.suites import own
 from dreamgym.suites.miniwob import MiniWobBatch, MiniWobEnvironment, _Episode
@@ -493,7 +493,7 @@ def test_recordings_make_a_suite(tmp_path, monkeypatch):
     assert len(suite.recordings()) == 12 and len({t.task.id for t in suite.recordings()}) == 6
     assert not suite.playable() and suite.environment(1, 8) is None and type(suite.grammar) is Grammar
     assert suite.sizes("quick") == {"maximum_steps": 1, "offline_seeds_per_kind": 0}
-    learned = {t.task.id for t in training_recordings(suite)}
+    learned = {t.task.id for t in to_learn_from(suite, suite.recordings())}
     assert learned == {t.id for t in suite.tasks("train")}
     imported(path, CHAT, CHAT)
     assert "no task in its test panel" in complaint_of(RecordedSuite, path)
@@ -505,7 +505,7 @@ def test_a_copy_of_a_test_task_is_not_learned_from(tmp_path):
     write_trajectories(tmp_path / "logs.jsonl", ours)
     suite = RecordedSuite(tmp_path / "logs.jsonl")
     tested = {t.goal for t in suite.tasks("test")}
-    assert tested and not tested & {t.task.goal for t in training_recordings(suite)}
+    assert tested and not tested & {t.task.goal for t in to_learn_from(suite, suite.recordings())}
     write_trajectories(tmp_path / "logs.jsonl", [t.model_copy(update={"real": False}) for t in ours])
     assert "no real episode with a goal" in complaint_of(RecordedSuite, tmp_path / "logs.jsonl")
 
