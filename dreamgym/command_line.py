@@ -259,7 +259,7 @@ def experiment(
     suite: Annotated[str, typer.Option(help="World: an installed suite, module:Name, or a path to logs.")] = "",
     scale: Annotated[str, typer.Option(help="Size: quick, cpu, gpu or paper.")] = "",
     seeds: Annotated[str, typer.Option(help="Master seeds, for example 0-4,7.")] = "0",
-    baseline: Annotated[bool, typer.Option(help="Also train with every step on real pages.")] = False,
+    baseline: Annotated[bool, typer.Option(help="Also the rivals: imitation of offline successes, and GRPO on real pages only.")] = False,
     output: Annotated[str, typer.Option(help="Table for the rows; default results/SCALE.csv, or results/SUITE-SCALE.csv.")] = "",
 ) -> None:
     "Run the stages of the method, without the chapters, for several seeds; their results go to a table."

@@ -166,7 +166,8 @@ def open_run(
     return Run.open(path, config["scale"], config["seed"], config["suite"])
 
 # %% ../nbs/90_report.ipynb #8ca7a0e7
-AGENTS = {"warm_start": "warm start", "rejection_sampling": "own successes (RFT)", "dream": "dream", "sim_to_real": "sim-to-real", "real": "real GRPO"}
+AGENTS = {"warm_start": "warm start", "rejection_sampling": "imitation (BC, RFT)", "dream": "dream",
+          "sim_to_real": "sim-to-real", "real": "real GRPO"}
 
 
 def _evaluations(run: Run) -> dict[str, dict]:

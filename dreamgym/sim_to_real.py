@@ -93,9 +93,9 @@ def sim_to_real(run: Run) -> Path:  # folder of the adapter
 
 # %% ../nbs/25_sim_to_real.ipynb #58f99319
 def agents_of(run: Run, baseline: bool = False) -> dict[str, Callable[[Run], Path]]:  # agent -> the stage that makes it
-    "Whom a run compares; with logs the simplest rival too, and a real step only where there is a real world."
+    "Whom a run compares; with logs or a baseline the simplest rival too, and a real step only where there is a real world."
     agents = {"warm_start": warm_start}
-    if run.scale.source == "logs":
+    if run.scale.source == "logs" or baseline:
         agents["rejection_sampling"] = rejection_sampling
     agents["dream"] = dream_training
     if not suite_of(run).playable():
@@ -104,7 +104,7 @@ def agents_of(run: Run, baseline: bool = False) -> dict[str, Callable[[Run], Pat
 
 
 def results(run: Run, baseline: bool = False) -> dict[str, dict]:  # agent -> its evaluation row
-    "Warm start, dream and sim-to-real on the frozen test panel; the baseline with all steps on real pages if wanted."
+    "What `agents_of` compares, each on the frozen test panel."
     return {name: evaluation(run, name, train(run)) for name, train in agents_of(run, baseline).items()}
 
 # %% ../nbs/25_sim_to_real.ipynb #3d44ac9a

@@ -181,9 +181,8 @@ def test_reproduce_runs_skips_and_selects(in_book, capsys):
     assert run_command(["reproduce", "--run", "run", "--chapters", "00"]) == 0
     output = capsys.readouterr().out
     assert "[ 1/1] 00_first" in output and "report.html" in output and Path("run/report.html").exists()
-    start = time.monotonic()
     assert run_command(["reproduce", "--run", "run", "--chapters", "00"]) == 0
-    assert "00_first" not in capsys.readouterr().out and time.monotonic() - start < 3
+    assert "00_first" not in capsys.readouterr().out
     assert Path("run/count").read_text() == "x"
 
 
@@ -238,10 +237,10 @@ def test_only_new_notes_and_stages_are_followed(tmp_path, monkeypatch):
     status = SimpleNamespace(update=lambda text: shown.append(str(text)))
     monkeypatch.setattr(console, "status", lambda text: command_line.contextlib.nullcontext(status))
     with command_line._following(run, console, pause=0.02):
-        time.sleep(0.3)
+        time.sleep(1.0)
         run.progress("today", 1, 1)
         run.build("within.txt", Path.touch)
-        time.sleep(0.3)
+        time.sleep(1.0)
     assert set(shown) == {"today 1/1"} and "within.txt" in screen.getvalue() and "before.txt" not in screen.getvalue()
 
 

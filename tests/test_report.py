@@ -40,10 +40,16 @@ from dreamgym.report import (
     write_evaluation,
     write_report,
 )
-from dreamgym.trajectories import read_json
-from dreamgym.trajectories import read_json
 from dreamgym.runs import Run
-from dreamgym.trajectories import DreamgymError, Task, Trajectory, Transition, atomic_write_json, write_trajectories
+from dreamgym.trajectories import (
+    DreamgymError,
+    Task,
+    Trajectory,
+    Transition,
+    atomic_write_json,
+    read_json,
+    write_trajectories,
+)
 
 EVIL = "text <script>alert('x')</script> & [bold]b[/bold] \x1b[31m \u202e\n[1] button '\"><img src=x onerror=alert(1)>'"
 TAGS = set("""html head meta title style body header h1 h2 h3 p nav a main section figure figcaption img div table thead

@@ -197,7 +197,7 @@ def test_the_transfer_asks_most_for_what_the_dream_is_unsure_of(tmp_path, monkey
 
 @pytest.mark.parametrize(("source", "playable", "baseline", "agents"), [
     ("oracle", True, False, ["warm_start", "dream", "sim_to_real"]),
-    ("oracle", True, True, ["warm_start", "dream", "real", "sim_to_real"]),
+    ("oracle", True, True, ["warm_start", "rejection_sampling", "dream", "real", "sim_to_real"]),
     ("logs", True, False, ["warm_start", "rejection_sampling", "dream", "sim_to_real"]),
     ("logs", False, True, ["warm_start", "rejection_sampling", "dream"])])
 def test_whom_a_run_compares(open_suite, source, playable, baseline, agents):
