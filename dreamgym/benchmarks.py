@@ -35,7 +35,7 @@ import torch
 
 from .environments import BatchEnvironment, make_task, play_episodes
 from .experience_model import ExperienceModel, annotated_steps
-from .fast_model import TokenTree, plant_trees
+from .fast_model import TokenTree
 from .fast_model import LanguageModel
 from .language_model import Example, Placement, Sample
 from .policy_optimization import Learner, LearnerSettings, group_advantages

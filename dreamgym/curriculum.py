@@ -11,7 +11,6 @@ __all__ = ['reward_variance', 'task_values', 'kind_values', 'cluster_groups', 'c
 # %% ../nbs/13_curriculum.ipynb #dc863179
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np

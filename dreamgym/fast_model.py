@@ -564,7 +564,7 @@ def _joined(self: LanguageModel) -> list[list[tuple]]:
 @patch
 def _tree_states(self: LanguageModel, tokens, positions, mask, rows: torch.Tensor) -> torch.Tensor:
     "Last hidden states of a padded batch of trees at some of its rows, counted through all trees: (rows, width)."
-    network, (trees, length) = self.network.model, tokens.shape
+    network = self.network.model
     if not self._can_fuse() or tokens.device.type != "cpu":  # GPUs gain little
         masks = _windowed(mask, positions, self.network.config)
         return network(tokens, attention_mask=masks, position_ids=positions, use_cache=False)[0].flatten(0, 1)[rows]

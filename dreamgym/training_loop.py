@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from fastcore.basics import patch
 
 from dreamgym.curriculum import (
     Judged,
@@ -29,7 +28,7 @@ from dreamgym.curriculum import (
     task_values,
 )
 from .environments import BatchEnvironment, start_tasks, suite_of
-from .evaluation import development_tasks, first_gate, measure_fidelity, real_environment, recorded_fidelity, summarise
+from .evaluation import development_tasks, first_gate, measure_fidelity, real_environment, recorded_fidelity
 from .experience_model import DreamBatch, ExperienceModel, Imagined, Query
 from .policy_optimization import Learner, LearnerSettings
 from .replay_buffer import ReplayBuffer, grounded_model

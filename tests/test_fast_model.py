@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from model_examples import assert_close_relative, gradient_of, random_examples, random_tokens, tree_scores
+from model_examples import as_if_trained, assert_close_relative, gradient_of, random_examples, random_tokens, tree_scores
 from safetensors.torch import load_file, save_file
 from test_language_model import ROTATION, recorded_texts, sampled_and_learned
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
@@ -37,11 +37,7 @@ def load_tiny(tiny_model_folder):
     "A function that loads the tiny model; its adapter is filled with numbers, as if it had been trained."
 
     def load(rank=4, dtype="float32", seed=0, exact=False):
-        model = LanguageModel.load(str(tiny_model_folder), rank, "cpu", dtype, seed, exact)
-        generator = torch.Generator().manual_seed(seed)
-        for layer in model.adapted.values():
-            layer.lora_b.data.normal_(std=0.2, generator=generator)
-        return model
+        return as_if_trained(LanguageModel.load(str(tiny_model_folder), rank, "cpu", dtype, seed, exact), seed)
 
     return load
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from model_examples import VOCABULARY, assert_close_relative, gradient_of, random_examples, tree_scores
+from model_examples import VOCABULARY, as_if_trained, assert_close_relative, random_examples, tree_scores
 from safetensors.torch import load_file, save_file
 
 import dreamgym.language_model as module
@@ -44,10 +44,7 @@ def load_tiny(tiny_model_folder, request):
     def load(rank=4, dtype="float32", seed=0):
         model = LanguageModel.load(str(tiny_model_folder), rank, "cpu", dtype, seed)
         model.fast = "fast" in request.fixturenames and request.getfixturevalue("fast")
-        generator = torch.Generator().manual_seed(seed)
-        for layer in model.adapted.values():
-            layer.lora_b.data.normal_(std=0.2, generator=generator)
-        return model
+        return as_if_trained(model, seed)
 
     return load
 
