@@ -21,6 +21,7 @@ from dreamgym.suites.text_worlds import (
     TextGrammar,
     TextWorldGame,
     TextWorlds,
+    asked,
     game_of,
     make_game,
     named,
@@ -198,15 +199,26 @@ def test_a_meal_is_wanted_when_all_is_done_with_it():
     assert named(GOAL, "carrot") and not named(GOAL, "car") and not named("Find the carrots.", "carrot")
 
 
+def test_a_room_is_wanted_for_what_the_goal_names_in_front_of_it():
+    hall = write_scene(Scene("hall", {"north": "cellar", "east": "study", "west": "attic"}, {}, (), None))
+    goal = "Find the coin in the drawer in the study behind the cellar and take nothing else."
+    assert asked(goal) == "coin, drawer, study, cellar"
+    assert [wanted(goal, hall, f"go {way}") for way in ("north", "east", "west")] == [
+        "cellar, yes, for study", "study, yes, for drawer", "attic, no"]
+    claim = f"Carried: nothing. It does: go east. Goal: {asked(goal)}. Wanted: study, yes, for drawer. This ends the task well."
+    assert "ends nothing" in GRAMMAR.doubt(claim, Task(id="treasure-2/0", kind="treasure", goal=goal), hall)
+    assert asked(GOAL).split(", ")[-1] == "eat" and asked("Find the.") == "nothing"
+
+
 RING = write_scene(Scene("attic", {}, {"ring": "", "hat": ""}, (), ("take hat", "take ring")))
 RING_GOAL = "Find the ring in the attic and take nothing else."
-CLAIM = "Carried: nothing. It does: take ring. Wanted: ring, yes. This ends the task well."
+CLAIM = "Carried: nothing. It does: take ring. Goal: ring, attic. Wanted: ring, yes. This ends the task well."
 
 
 @pytest.mark.parametrize(("change", "doubt"), [
     (("", ""), ""), (("nothing", "lamp"), "carried"), (("take ring", "take sun"), "offer"),
-    (("ring", "hat"), "comparison"), (("ring, yes", "ring, no"), "comparison"),
-    ((" Wanted: ring, yes.", ""), "comparison"),
+    (("Wanted: ring", "Wanted: hat"), "comparison"), (("ring, yes", "ring, no"), "comparison"),
+    ((" Goal: ring, attic. Wanted: ring, yes.", ""), "comparison"), (("ring, attic", "hat, attic"), "asks for"),
     (("Carried", "I carry"), ""), (("well", "badly"), "")])
 def test_a_success_that_contradicts_state_or_goal_is_doubted(change, doubt):
     task = Task(id="treasure-1/0", kind="treasure", goal=RING_GOAL)
