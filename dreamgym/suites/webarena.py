@@ -351,10 +351,11 @@ _LOOK = """() => {
   const own = 'a[href],button,label,select,option,input,textarea,summary,[contenteditable],' + ['button', 'link', 'tab',
     'menuitem', 'menuitemcheckbox', 'menuitemradio', 'option', 'checkbox', 'radio', 'switch', 'combobox', 'textbox', 'slider',
     'treeitem', 'searchbox', 'spinbutton'].map(role => `[role=${role}]`).join(',');
-  const inline = [], click = [];
+  const inline = [], gap = [], click = [];
   for (const element of document.querySelectorAll('[bid]')) {
     const style = getComputedStyle(element), bid = element.getAttribute('bid');
     if (style.display.startsWith('inline') || style.display === 'contents') inline.push(bid);
+    if (style.display.startsWith('inline-')) gap.push(bid);
     const parent = element.parentElement, hand = style.cursor === 'pointer';
     const first = hand && !(parent && getComputedStyle(parent).cursor === 'pointer');
     if ((first || element.onclick) && !element.closest(own) && parent && element !== document.body) click.push(bid);
@@ -369,7 +370,7 @@ _LOOK = """() => {
     icon.setAttribute('aria-hidden', 'true');
     icon.setAttribute('dreamgym-icon', '');
   }
-  return {inline, click};
+  return {inline, gap, click};
 }"""
 _UNLOOK = """() => { for (const icon of document.querySelectorAll('[dreamgym-icon]')) {
   icon.removeAttribute('aria-hidden'); icon.removeAttribute('dreamgym-icon'); } }"""
@@ -399,14 +400,14 @@ def _frames(frame, number: str = "") -> Iterator[tuple]:
 # %% ../../nbs/32_webarena.ipynb #9086f16a
 def capture(
     page,  # of playwright
-) -> dict:  # role, name, id, value, states, options, url, block, click, children; what is empty is left out
+) -> dict:  # role, name, id, value, states, url, block, gap, click, children; what is empty is left out
     "What a page shows to somebody who hears it: its accessibility tree, with BrowserGym's ids."
     from browsergym.core.observation import extract_merged_axtree
     from playwright.sync_api import Error
 
     for attempt in range(4):
         try:
-            frames, look = list(_frames(page.main_frame)), dict(inline=[], click=[])
+            frames, look = list(_frames(page.main_frame)), dict(inline=[], gap=[], click=[])
             for frame in frames:
                 for name, found in frame.evaluate(_LOOK).items():
                     look[name] += found
@@ -414,8 +415,7 @@ def capture(
             for frame in frames:
                 frame.evaluate(_marking()[1])
                 frame.evaluate(_UNLOOK)
-            tree = slim_tree(nodes, set(look["inline"]), set(look["click"]))
-            return tree | dict(url=page.url)
+            return slim_tree(nodes, **{name: set(found) for name, found in look.items()}) | dict(url=page.url)
         except (Error, AssertionError, KeyError):  # the page moved on while it was read
             if attempt == 3 or page.is_closed():
                 raise
@@ -429,9 +429,10 @@ def slim_tree(
     nodes: Sequence[Mapping],  # of the browser's merged accessibility tree, as BrowserGym gives it
     inline: set[str],  # ids of elements that flow with their text
     click: set[str],  # ids of elements that take clicks without saying so
+    gap: set[str] = frozenset(),  # ids of those inline ones that stand apart from their neighbours, as badges do
 ) -> dict:
     "The same tree as small nested dictionaries."
-    known = {node["nodeId"]: node for node in nodes}
+    look, known = (inline, gap, click), {node["nodeId"]: node for node in nodes}
 
     def children(node: Mapping) -> list[dict]:
         found = []
@@ -445,15 +446,15 @@ def slim_tree(
             elif child.get("ignored") or role in _UNHEARD:
                 found += children(child)
             else:
-                found.append(_slim(child, inline, click, children))
+                found.append(_slim(child, look, children))
         return found
 
-    return _slim(nodes[0], inline, click, children) if nodes else dict(role="RootWebArea")
+    return _slim(nodes[0], look, children) if nodes else dict(role="RootWebArea")
 
-# %% ../../nbs/32_webarena.ipynb #98937676
-def _slim(node: Mapping, inline: set[str], click: set[str], children: Callable) -> dict:
+# %% ../../nbs/32_webarena.ipynb #ff7b6202
+def _slim(node: Mapping, look: tuple, children: Callable) -> dict:
     "One node of a tree, without what is empty."
-    role, bid = node["role"]["value"], node.get("browsergym_id", "")
+    role, bid, (inline, gap, click) = node["role"]["value"], node.get("browsergym_id", ""), look
     facts = {fact["name"]: fact.get("value", {}).get("value") for fact in node.get("properties", ())}
     states = [name for name in ("checked", "selected", "pressed", "disabled") if str(facts.get(name)).lower() in ("true", "mixed")]
     if facts.get("expanded") is not None and role not in ("combobox", "row"):
@@ -463,7 +464,7 @@ def _slim(node: Mapping, inline: set[str], click: set[str], children: Callable) 
     small = dict(
         role="text" if role == "StaticText" else role, name=node.get("name", {}).get("value") or "", id=bid,
         value=str(node.get("value", {}).get("value", "")), states=states, url=facts.get("url") or "",
-        block=bool(bid) and bid not in inline, click=bid in click,
+        block=bool(bid) and bid not in inline, gap=bid in gap, click=bid in click,
         children=[] if role == "StaticText" else children(node))
     return {name: value for name, value in small.items() if value}
 
@@ -538,7 +539,7 @@ def _element(node: dict) -> str:
     if not kind or not node.get("id"):
         return ""
     value = _value(node, kind)
-    shown = f' = "{value}"' if value or kind in ("textbox", "combobox") else ""
+    shown = f' = "{value}"' if value else ""
     return f'[{node["id"]}] {kind} "{_name(node)}"{shown}{_notes(node, kind)}'
 
 
@@ -551,8 +552,8 @@ class _Pieces:
     def close(self) -> None:
         "End a run of text."
         text = _flat("".join(self.run), _TEXT)
-        self.run = []
-        if text:
+        self.run.clear()
+        if re.search(r"\w", text):  # a lone mark between links says nothing
             self.found.append(text)
 
     def put(self, piece: str) -> None:
@@ -610,12 +611,11 @@ def visit(self: _PageWriter, node: dict, pieces: _Pieces) -> None:
             pieces.close()
         writer(self, node, pieces)
     elif role not in _SKIPPED:
-        if node.get("block"):
-            pieces.close()
+        end = pieces.close if node.get("block") else partial(pieces.run.append, " ") if node.get("gap") else lambda: None
+        end()
         for child in children:
             self.visit(child, pieces)
-        if node.get("block"):
-            pieces.close()
+        end()
 
 
 @patch
@@ -731,7 +731,8 @@ def abstract_state(
     place = urlsplit(tree.get("url", ""))
     path = _flat(place.path + (f"?{place.query}" if place.query else ""), 120) or "/"
     writer = _PageWriter(tree)
-    lines = [f"Page: {_flat(tree.get('name', ''), 60) or '-'} | {path}"]
+    title = _flat(re.split(r"\s[|·]\s", tree.get("name", "").strip())[0], 60) or "-"  # the name of the site follows
+    lines = [f"Page: {title} | {path}"]
     lines += [f"Menu: {'; '.join(writer.menu)}"] if writer.menu else []
     return "\n".join([*lines, *writer.pieces.found])
 
