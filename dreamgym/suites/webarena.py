@@ -6,15 +6,15 @@ Docs: https://dreamgym.github.io/dreamgym/webarena.html.md"""
 
 # %% auto #0
 __all__ = ['STATUSES', 'KINDS', 'ACTIONS', 'WEBARENA_VARIABLES', 'LITE_TASK_IDS', 'SiteFailed', 'Site', 'checked_web_task',
-           'filled_url', 'read_answer', 'score_answer', 'TraceRecorder', 'redacted', 'save_trace', 'capture',
-           'slim_tree', 'abstract_state', 'read_page', 'WebAction', 'parse_web_action', 'WebElement', 'web_elements',
-           'offered_options', 'check_web_action', 'describe_web_action', 'WebGrammar', 'WebBrowser', 'WebEnvironment',
-           'with_remarks', 'checked_reading', 'missing_for_the_web', 'WebSuite', 'WebTasks', 'random_web_action',
-           'plain_browsergym', 'compare_speed', 'tree_text', 'ModelReader', 'webarena_urls', 'WebArenaSite',
-           'webarena_tasks', 'hard_task_ids', 'panel_of_template', 'WebArena', 'WebArenaLite', 'WebArenaHard']
+           'filled_url', 'missing_for_the_web', 'read_answer', 'score_answer', 'WebBrowser', 'BrowserThread',
+           'TraceRecorder', 'redacted', 'save_trace', 'capture', 'slim_tree', 'abstract_state', 'read_page',
+           'WebAction', 'parse_web_action', 'WebElement', 'web_elements', 'offered_options', 'check_web_action',
+           'describe_web_action', 'WebGrammar', 'WebEnvironment', 'with_remarks', 'checked_reading', 'WebSuite',
+           'WebTasks', 'random_web_action', 'plain_browsergym', 'compare_speed', 'tree_text', 'ModelReader',
+           'webarena_urls', 'WebArenaSite', 'webarena_tasks', 'hard_task_ids', 'panel_of_template', 'WebArena',
+           'WebArenaLite', 'WebArenaHard']
 
-# %% ../../nbs/32_webarena.ipynb #497a6b25
-import http.cookies
+# %% ../../nbs/32_webarena.ipynb #bd4d4a19
 import json
 import logging
 import os
@@ -35,7 +35,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from types import MappingProxyType, SimpleNamespace
 from typing import NamedTuple
-from urllib.parse import parse_qsl, quote_plus, urlencode, urljoin, urlsplit
+from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 
 import numpy as np
 from fastcore.basics import patch
@@ -114,6 +114,17 @@ def filled_url(
     if url.startswith("__"):
         raise SiteFailed(f"No address is known for {url[:60]!r}; the site offers {', '.join(urls) or 'none'}.")
     return url
+
+# %% ../../nbs/32_webarena.ipynb #f58fde9a
+def missing_for_the_web() -> list[str]:
+    "What this machine lacks for web tasks, a sentence each."
+    lacking = [name for name in ("playwright", "browsergym", "webarena_verified") if not find_spec(name)]
+    found = [f'{", ".join(lacking)} not installed; type: pip install "dreamgym[webarena]"'] if lacking else []
+    try:
+        find_browser()
+    except BrowserMissing as error:
+        found.append(str(error))
+    return found
 
 # %% ../../nbs/32_webarena.ipynb #2b143851
 STATUSES = ("SUCCESS", "NOT_FOUND_ERROR", "ACTION_NOT_ALLOWED_ERROR", "PERMISSION_DENIED_ERROR", "DATA_VALIDATION_ERROR",
@@ -201,6 +212,133 @@ def score_answer(
     results = [parts.evaluators[check.evaluator]().evaluate(context=context, config=check) for check in context.task.eval]
     faults = [f"{result.evaluator_name} {result.status}" for result in results if result.score < 1]
     return not faults, "; ".join(faults)
+
+# %% ../../nbs/32_webarena.ipynb #69fdf252
+_GUARD = """read -r profile
+read -r _
+for round in $(seq 40); do
+  found=
+  for process in /proc/[0-9]*; do
+    number=${process#/proc/}
+    if [ "$number" != $$ ] && tr '\\0' '\\n' < "$process/cmdline" 2>/dev/null | grep -qxF -- "$1"; then found=1; kill -9 "$number"; fi
+  done
+  case "$profile" in */playwright_chromiumdev_profile-*) rm -rf -- "$profile" ;; esac
+  [ -z "$found" ] && exit
+  sleep 0.2
+done"""
+_BROWSER_FLAGS = ("--mute-audio", "--disable-gpu", "--disable-component-update", "--disable-sync", "--no-first-run")
+
+
+def _profile_of(mark: str) -> str:
+    "The folder that playwright has given to a browser; empty where the system does not say."
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            words = process.read_bytes().decode("utf-8", "replace").split("\0")
+            if mark in words:
+                return next((word.partition("=")[2] for word in words if word.startswith("--user-data-dir=")), "")
+    return ""
+
+# %% ../../nbs/32_webarena.ipynb #caff9bed
+class WebBrowser:
+    "One headless Chromium, driven by playwright in the thread that has made it; it ends with this process, however that ends."
+
+    def __init__(self):
+        from playwright.sync_api import sync_playwright
+
+        program, mark = find_browser(), f"--dreamgym-web={secrets.token_hex(8)}"
+        quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.guard = subprocess.Popen(["/bin/sh", "-c", _GUARD, "guard", mark], stdin=subprocess.PIPE, start_new_session=True, **quiet)
+        self.door = _closed_door()
+        self.playwright = sync_playwright().start()
+        try:
+            self.playwright.selectors.set_test_id_attribute("bid")
+            self.browser = self.playwright.chromium.launch(executable_path=program, args=[*_BROWSER_FLAGS, mark], timeout=60_000)
+            self.guard.stdin.write(f"{_profile_of(mark)}\n".encode())
+            self.guard.stdin.flush()
+        except BaseException:
+            self.close()
+            raise
+
+    def alive(self) -> bool:
+        "Is the browser still there?"
+        return self.browser.is_connected()
+
+    def kill(self) -> None:
+        "End the browser at once, from any thread."
+        with suppress(OSError):
+            self.guard.stdin.close()
+
+    def close(self) -> None:
+        "End the browser, also one that is dead."
+        for part in ("browser", "playwright"):
+            with suppress(Exception):  # whatever is wrong with it, the guard ends it
+                getattr(getattr(self, part, None), "close" if part == "browser" else "stop")()
+        self.kill()
+        self.door.close()
+        with suppress(subprocess.TimeoutExpired):
+            self.guard.wait(30)
+
+# %% ../../nbs/32_webarena.ipynb #e54c2ef6
+def _closed_door() -> socket.socket:
+    "A port of this machine at which nobody listens."
+    door = socket.socket()
+    door.bind(("127.0.0.1", 0))
+    return door
+
+
+def _origin(url: str) -> str:
+    "Scheme, host and port of an address."
+    parts = urlsplit(url)
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
+    return f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
+
+
+@patch
+def new_context(
+    self: WebBrowser,
+    origins: Sequence[str],  # scheme, host and port of what may be reached
+    patience: float = 20.0,  # seconds for a page
+):  # a context of playwright
+    "A context without a past that reaches its own sites only: whatever else is asked for ends at a port where nobody listens."
+    hosts = ",".join(origin.partition("://")[2] for origin in origins)
+    proxy = dict(server=f"http://127.0.0.1:{self.door.getsockname()[1]}", bypass=hosts)
+    context = self.browser.new_context(proxy=proxy, accept_downloads=False, service_workers="block",
+                                       viewport=dict(width=1280, height=720))
+    context.set_default_timeout(1000 * patience)
+    return context
+
+# %% ../../nbs/32_webarena.ipynb #6445570a
+class BrowserThread:
+    "A thread of its own for playwright, which must not share one with a notebook's event loop; errors come back to the caller."
+
+    def __init__(self):
+        self.orders = SimpleQueue()
+        Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while (order := self.orders.get()) is not None:
+            function, answers = order
+            try:
+                answers.put((function(), None))
+            except BaseException as error:  # handed to whoever asked
+                answers.put((None, error))
+
+    def close(self) -> None:
+        "Let the thread end."
+        self.orders.put(None)
+
+    def ask(self, function: Callable, limit: float = 600.0, late: Callable = lambda: None):  # limit in seconds
+        "Run a function in the thread and return what it returns; `late` is called where it takes longer than its limit."
+        answers = SimpleQueue()
+        self.orders.put((function, answers))
+        try:
+            result, error = answers.get(timeout=limit)
+        except Empty:
+            late()
+            result, error = answers.get(timeout=30.0)
+        if error is not None:
+            raise error
+        return result
 
 # %% ../../nbs/32_webarena.ipynb #fb112296
 _WAITED = ("document", "xhr", "fetch")  # requests that change what a page shows
@@ -903,129 +1041,6 @@ class WebGrammar(Grammar):
         "See `describe_web_action`."
         return describe_web_action(action, state)
 
-# %% ../../nbs/32_webarena.ipynb #69fdf252
-_GUARD = """read -r profile
-read -r _
-for round in $(seq 40); do
-  found=
-  for process in /proc/[0-9]*; do
-    number=${process#/proc/}
-    if [ "$number" != $$ ] && tr '\\0' '\\n' < "$process/cmdline" 2>/dev/null | grep -qxF -- "$1"; then found=1; kill -9 "$number"; fi
-  done
-  case "$profile" in */playwright_chromiumdev_profile-*) rm -rf -- "$profile" ;; esac
-  [ -z "$found" ] && exit
-  sleep 0.2
-done"""
-_BROWSER_FLAGS = ("--mute-audio", "--disable-gpu", "--disable-component-update", "--disable-sync", "--no-first-run")
-
-
-def _profile_of(mark: str) -> str:
-    "The folder that playwright has given to a browser; empty where the system does not say."
-    for process in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):
-            words = process.read_bytes().decode("utf-8", "replace").split("\0")
-            if mark in words:
-                return next((word.partition("=")[2] for word in words if word.startswith("--user-data-dir=")), "")
-    return ""
-
-# %% ../../nbs/32_webarena.ipynb #caff9bed
-class WebBrowser:
-    "One headless Chromium, driven by playwright in the thread that has made it; it ends with this process, however that ends."
-
-    def __init__(self):
-        from playwright.sync_api import sync_playwright
-
-        program, mark = find_browser(), f"--dreamgym-web={secrets.token_hex(8)}"
-        quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self.guard = subprocess.Popen(["/bin/sh", "-c", _GUARD, "guard", mark], stdin=subprocess.PIPE, start_new_session=True, **quiet)
-        self.door = _closed_door()
-        self.playwright = sync_playwright().start()
-        try:
-            self.playwright.selectors.set_test_id_attribute("bid")
-            self.browser = self.playwright.chromium.launch(executable_path=program, args=[*_BROWSER_FLAGS, mark], timeout=60_000)
-            self.guard.stdin.write(f"{_profile_of(mark)}\n".encode())
-            self.guard.stdin.flush()
-        except BaseException:
-            self.close()
-            raise
-
-    def alive(self) -> bool:
-        "Is the browser still there?"
-        return self.browser.is_connected()
-
-    def kill(self) -> None:
-        "End the browser at once, from any thread."
-        with suppress(OSError):
-            self.guard.stdin.close()
-
-    def close(self) -> None:
-        "End the browser, also one that is dead."
-        for part in ("browser", "playwright"):
-            with suppress(Exception):  # whatever is wrong with it, the guard ends it
-                getattr(getattr(self, part, None), "close" if part == "browser" else "stop")()
-        self.kill()
-        self.door.close()
-        with suppress(subprocess.TimeoutExpired):
-            self.guard.wait(30)
-
-# %% ../../nbs/32_webarena.ipynb #e54c2ef6
-def _closed_door() -> socket.socket:
-    "A port of this machine at which nobody listens."
-    door = socket.socket()
-    door.bind(("127.0.0.1", 0))
-    return door
-
-
-def _origin(url: str) -> str:
-    "Scheme, host and port of an address."
-    parts = urlsplit(url)
-    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
-    return f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
-
-
-@patch
-def new_context(
-    self: WebBrowser,
-    origins: Sequence[str],  # scheme, host and port of what may be reached
-    patience: float = 20.0,  # seconds for a page
-):  # a context of playwright
-    "A context without a past that reaches its own sites only: whatever else is asked for ends at a port where nobody listens."
-    hosts = ",".join(origin.partition("://")[2] for origin in origins)
-    proxy = dict(server=f"http://127.0.0.1:{self.door.getsockname()[1]}", bypass=hosts)
-    context = self.browser.new_context(proxy=proxy, accept_downloads=False, service_workers="block",
-                                       viewport=dict(width=1280, height=720))
-    context.set_default_timeout(1000 * patience)
-    return context
-
-# %% ../../nbs/32_webarena.ipynb #623d6911
-class _Worker:
-    "A thread of its own for playwright, which must not share one with a notebook's event loop; errors come back to the caller."
-
-    def __init__(self):
-        self.orders = SimpleQueue()
-        Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        while (order := self.orders.get()) is not None:
-            function, answers = order
-            try:
-                answers.put((function(), None))
-            except BaseException as error:  # handed to whoever asked
-                answers.put((None, error))
-
-    def ask(self, function: Callable, limit: float, late: Callable):
-        "Run a function in the thread and return what it returns; `late` is called where it takes longer than its limit."
-        answers = SimpleQueue()
-        self.orders.put((function, answers))
-        try:
-            result, error = answers.get(timeout=limit)
-        except Empty:
-            late()
-            result, error = answers.get(timeout=30.0)
-        if error is not None:
-            raise error
-        return result
-
 # %% ../../nbs/32_webarena.ipynb #834d7f9d
 class WebEnvironment(TextEnvironment):
     """Web tasks, one episode at a time: one browser, a fresh context an episode, in a thread of its own.
@@ -1064,7 +1079,7 @@ class WebEnvironment(TextEnvironment):
         "End the browser and give back the site."
         if self.worker is not None:
             self._ask(self._close)
-            self.worker.orders.put(None)
+            self.worker.close()
             self.worker = None
         self.site.close()
 
@@ -1072,7 +1087,7 @@ class WebEnvironment(TextEnvironment):
 @patch
 def _ask(self: WebEnvironment, function: Callable):
     "Run a function in the browser's thread. A browser that gives no answer is ended, which frees the thread."
-    self.worker = self.worker or _Worker()
+    self.worker = self.worker or BrowserThread()
     try:
         return self.worker.ask(function, 5 * self.patience, self._give_up)
     except Empty:
@@ -1158,7 +1173,7 @@ class _told:
             reason = next(iter(str(error).splitlines()), "")[:160]
             raise SiteFailed(f"The browser could not {self.what} ({reason}).") from error
 
-
+# %% ../../nbs/32_webarena.ipynb #be94773f
 @patch
 def _watch(self: WebEnvironment, request) -> None:
     "Does a page leave the site?"
@@ -1393,18 +1408,7 @@ def _end(self: WebEnvironment, action: WebAction | None) -> tuple[str, float, bo
     self.task, cut = None, action is None and not won
     return self.state if cut else END_STATE, float(won), not cut, cut, {"reason": reason}
 
-# %% ../../nbs/32_webarena.ipynb #f58fde9a
-def missing_for_the_web() -> list[str]:
-    "What this machine lacks for web tasks, a sentence each."
-    lacking = [name for name in ("playwright", "browsergym", "webarena_verified") if not find_spec(name)]
-    found = [f'{", ".join(lacking)} not installed; type: pip install "dreamgym[webarena]"'] if lacking else []
-    try:
-        find_browser()
-    except BrowserMissing as error:
-        found.append(str(error))
-    return found
-
-
+# %% ../../nbs/32_webarena.ipynb #ad49222c
 class WebSuite(Suite):
     "Web tasks on a site of one's own: a subclass gives `panel`, `web_task` and `make_site`."
 
@@ -1543,8 +1547,8 @@ def compare_speed(
     from browsergym.core import env as browsergym_env
     from playwright.sync_api import sync_playwright
 
-    worker, chat = _Worker(), browsergym_env.Chat
-    ask = lambda function: worker.ask(function, 600.0, lambda: None)  # noqa: E731
+    worker, chat = BrowserThread(), browsergym_env.Chat
+    ask = worker.ask
     task = Task(id="speed/0", kind="speed")
     ours = WebEnvironment(site, {task.id: web_task}, maximum_steps=len(actions) + 1)
     try:
@@ -1558,7 +1562,7 @@ def compare_speed(
         browsergym_env.Chat = chat
         ask(lambda: (plain.close(), driver.stop()))
         browsergym.core._set_global_playwright(None)
-        worker.orders.put(None)
+        worker.close()
         ours.close()
     return dict(plain=before, ours=after, ratio=(before[0] / after[0], before[1] / after[1]))
 
