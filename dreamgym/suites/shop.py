@@ -401,7 +401,10 @@ def spoken_stars(get_response):
 # %% ../../nbs/33_shop.ipynb #a78bfec2
 _OVERRIDES = {
     "oscar/base.html": """{% extends "oscar/base.html" %}{% load static %}
-{% block cdn_scripts %}<script src="{% static 'oscar/js/jquery/jquery.min.js' %}"></script>{% endblock %}""",
+{% block cdn_scripts %}<script src="{% static 'oscar/js/jquery/jquery.min.js' %}"></script>{% endblock %}
+{% block extrastyles %}{{ block.super }}<style>
+.reviewrating select { display: inline-block !important } .reviewrating .star-rating { display: none }
+</style>{% endblock %}""",
     "oscar/customer/order/order_detail.html": """{% extends "oscar/customer/order/order_detail.html" %}
 {% block order_actions %}{{ block.super }}{% if order.status == "Pending" %}
 <form action="{% url 'cancel-order' order.number %}" method="post">{% csrf_token %}
