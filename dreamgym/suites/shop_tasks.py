@@ -7,7 +7,7 @@ Docs: https://dreamgym.github.io/dreamgym/shop_tasks.html.md"""
 # %% auto #0
 __all__ = ['TEMPLATES', 'read_facts', 'retrieve', 'navigate', 'mutate', 'Case', 'Template', 'make_tasks', 'tasks_hash',
            'write_tasks', 'shop_tasks', 'find_element', 'written_move', 'oracle_move', 'random_shop_action', 'Shop',
-           'saw_everything', 'prove']
+           'saw_everything', 'prove_in', 'prove', 'proof_table', 'proof_rows']
 
 # %% ../../nbs/34_shop_tasks.ipynb #2df3b66f
 import json
@@ -28,9 +28,9 @@ from typing import NamedTuple
 import numpy as np
 from fastcore.basics import patch
 
-# %% ../../nbs/34_shop_tasks.ipynb #90232739
-from ..environments import play_episodes
-from ..runs import data_folder, derive_seed
+# %% ../../nbs/34_shop_tasks.ipynb #0a3b669c
+from ..environments import BatchEnvironment, play_episodes
+from ..runs import data_folder
 from .shop import ShopSite, shop_missing
 from .webarena import WebElement, WebSuite, missing_for_the_web, random_web_action, web_elements
 from ..trajectories import DreamgymError, Task, Trajectory
@@ -67,7 +67,10 @@ def read_facts(
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
         connection.row_factory = lambda cursor, row: SimpleNamespace(
             **{column[0]: value for column, value in zip(cursor.description, row, strict=True)})
-        return SimpleNamespace(**{name: connection.execute(query).fetchall() for name, query in _ROWS.items()})
+        try:
+            return SimpleNamespace(**{name: connection.execute(query).fetchall() for name, query in _ROWS.items()})
+        except sqlite3.DatabaseError as error:
+            raise DreamgymError(f"{path} is not a database of the shop ({error}); dreamgym.suites.shop makes one.") from error
 
 # %% ../../nbs/34_shop_tasks.ipynb #991e7cef
 def _cents(value) -> Decimal:
@@ -866,22 +869,21 @@ def saw_everything(
     return all(" ".join(text.split()) in seen for text in evidence)
 
 
-def prove(
+def prove_in(
     suite: Shop,
+    world: BatchEnvironment,  # of that suite
     tasks: Sequence[Task],
-    parallel: int = 2,  # browsers at once
 ) -> list[dict]:  # a row a task: solved, saw, steps, seconds a step
-    "Let the oracle play."
+    "Let the oracle play in an environment that is open already."
     def player(i: int, task: Task, state: str, past: Sequence[str]) -> str:
         return suite.oracle(task, state, past) or "report_infeasible('The plan names what the page does not show.')"
 
     rows = []
-    with suite.environment(parallel, suite.maximum_steps) as world:
-        for start in range(0, len(tasks), 4 * parallel):
-            wave, before = tasks[start:start + 4 * parallel], monotonic()
-            played = play_episodes(world, wave, player, "oracle")
-            seconds = (monotonic() - before) / max(1, sum(map(len, played)))
-            rows += [_proof_row(suite.web_task(episode.task), episode, seconds) for episode in played]
+    for start in range(0, len(tasks), 4 * world.capacity):
+        before = monotonic()
+        played = play_episodes(world, tasks[start:start + 4 * world.capacity], player, "oracle")
+        seconds = (monotonic() - before) / max(1, sum(map(len, played)))
+        rows += [_proof_row(suite.web_task(episode.task), episode, seconds) for episode in played]
     return rows
 
 
@@ -890,3 +892,29 @@ def _proof_row(task: dict, episode: Trajectory, seconds: float) -> dict:
     return {"task": episode.task.id, "kind": task["kind"], "panel": task["panel"], "difficulty": task["difficulty"],
             "solved": episode.success, "saw": saw_everything(episode, task["evidence"]), "steps": len(episode),
             "seconds": round(seconds, 3)}
+
+# %% ../../nbs/34_shop_tasks.ipynb #66444bfc
+def prove(
+    suite: Shop,
+    tasks: Sequence[Task],
+    parallel: int = 2,  # browsers at once
+) -> list[dict]:  # see `prove_in`
+    "Let the oracle play."
+    with suite.environment(parallel, suite.maximum_steps) as world:
+        return prove_in(suite, world, tasks)
+
+
+def proof_table(rows: Sequence[dict]) -> list[dict]:  # a row a task type and panel
+    "A proof in short."
+    piles: dict[tuple, list[dict]] = {}
+    for row in rows:
+        piles.setdefault((row["kind"], row["panel"]), []).append(row)
+    return [{"kind": kind, "panel": panel, "tasks": len(pile), "solved": sum(row["solved"] for row in pile),
+             "saw": sum(row["saw"] for row in pile), "steps": sum(row["steps"] for row in pile),
+             "seconds": round(sum(row["seconds"] * row["steps"] for row in pile), 1),
+             "tasks_hash": tasks_hash(shop_tasks())} for (kind, panel), pile in piles.items()]
+
+
+def proof_rows() -> list[dict]:
+    "The stored proof of the whole list; each row carries the hash of the list that was played."
+    return json.loads((data_folder() / "shop_proof.json").read_text(encoding="utf-8"))
