@@ -39,7 +39,7 @@ from dreamgym.suites.shop import (
 from dreamgym.trajectories import DreamgymError
 
 # What the word lists and the seed make; expected answers of tasks rest on it. Another edition has another one.
-CONTENT = "c33e5bd8389eddafe61edcb3da3173b60240a604b21935a5c8cd906078ab2c88"
+CONTENT = "653411ec9ae3ee88ff2f1f9cefa0080315bb362fbed14820bc1b53b0a10eb4ba"
 EMMA, NOAH = (customer.email for customer in shop_customers()[:2])
 needs_shop = pytest.mark.skipif(bool(shop_missing()), reason="the extra webarena is not installed")
 
@@ -661,3 +661,30 @@ def test_the_clock_of_the_shop_starts_with_the_episode(server):
     emma(f"/basket/add/{number}/", {"quantity": "1"})
     ((made,),) = rows(server.database, "SELECT date_created FROM basket_line")
     assert f"{TODAY:%Y-%m-%d %H:%M:%S}" <= made < f"{TODAY + timedelta(hours=1):%Y-%m-%d %H:%M:%S}"
+
+
+@needs_shop
+@pytest.mark.browser
+def test_a_browser_needs_nothing_from_elsewhere_and_meets_no_error(server):
+    "Chromium buys something as a customer: no request leaves the shop, no script fails."
+    sync_api = pytest.importorskip("playwright.sync_api")
+    from dreamgym.suites.miniwob import find_browser
+
+    site, asked, errors = ShopSite(), [], []
+    site.server = server
+    with sync_api.sync_playwright() as player, closing(player.chromium.launch(executable_path=find_browser())) as browser:
+        context = browser.new_context()
+        page = context.new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("response", lambda answer: errors.append(answer.url) if answer.status >= 400 else None)
+        site.log_in(context, page, {"customer": EMMA})
+        (address,) = site.urls().values()
+        for path in ("/accounts/orders/", "/search/?q=lamp"):
+            page.goto(address + path)
+        page.select_option("select[name=sort_by]", "price-asc")
+        page.click("article.product_pod >> nth=0 >> button")
+        page.goto(address + "/basket/")
+        cheapest = min((p for p in shop_products() if "lamp" in p.title.split()), key=lambda product: product.cents)
+        assert cheapest.title in page.inner_text("#basket_formset")
+    assert errors == [] and all(url.startswith((address, "data:")) for url in asked) and len(asked) > 20

@@ -58,39 +58,39 @@ SHOP_NAME = "Harbour Lane"
 _GOODS = """
 Garden / Garden tools / long-handled lightweight forged folding / spade 28, leaf rake 19, hoe 17, pruning shears 24,
  hand fork 9, trowel 8, hedge trimmer 79, garden saw 22
-Garden / Plant pots / glazed terracotta hanging self-watering / flower pot 14, window box 21, herb planter 18, bowl planter 26,
- seed tray 7, pot stand 16, orchid pot 12, tall planter 48
-Garden / Outdoor furniture / folding teak weatherproof stackable / garden bench 139, deck chair 54, bistro table 89, parasol 75,
- hammock 62, sun lounger 118, side table 39, swing seat 229
+Garden / Plant pots / glazed terracotta frost-proof self-watering / flower pot 14, window box 21, herb planter 18,
+ bowl planter 26, seed tray 7, pot stand 16, orchid pot 12, tall planter 48
+Garden / Outdoor furniture / folding weatherproof sturdy lightweight / garden bench 139, deck chair 54, bistro table 89,
+ parasol 75, hammock 62, sun lounger 118, side table 39, swing seat 229
 Home / Lighting / dimmable brass adjustable compact / desk lamp 35, floor lamp 72, night light 12, pendant lamp 58,
  wall lamp 44, clip lamp 19, lantern 27, reading lamp 38
 Home / Bedding / linen quilted cotton hypoallergenic / duvet cover 54, fitted sheet 24, pillow 22, mattress topper 88,
  bed throw 41, pillowcase 11, bolster 29, bedspread 63
 Home / Kitchenware / cast-iron non-stick stainless enamelled / frying pan 36, saucepan 31, casserole 64, baking tray 15,
- kettle 39, colander 17, mixing bowl 14, roasting tin 25
-Home / Storage / stackable woven lidded wheeled / storage box 16, laundry basket 27, shoe rack 33, drawer unit 69, hook rail 18,
+ griddle 39, pie dish 17, stock pot 34, roasting tin 25
+Home / Storage / bamboo slim sturdy painted / storage box 16, laundry basket 27, shoe rack 33, drawer unit 69, hook rail 18,
  spice rack 22, under-bed chest 44, magazine rack 24
 Electronics / Headphones / wireless noise-cancelling foldable wired / headphones 79, earbuds 45, gaming headset 68,
- studio headphones 125, sports earphones 38, headphone stand 19, sleep earbuds 57, travel headset 52
-Electronics / Chargers / fast-charging compact braided magnetic / wall charger 24, power bank 36, charging cable 12,
+ studio headphones 125, sports earphones 38, kids headphones 24, sleep earbuds 57, travel headset 52
+Electronics / Chargers / fast compact rugged magnetic / wall charger 24, power bank 36, charging cable 12,
  car charger 17, charging dock 42, wireless pad 29, travel adapter 21, desk hub 55
-Electronics / Keyboards and mice / mechanical ergonomic silent wireless / keyboard 74, mouse 27, number pad 31, trackball 46,
- wrist rest 15, mouse mat 11, split keyboard 129, presenter 33
+Electronics / Keyboards and mice / ergonomic silent slim wireless / keyboard 74, mouse 27, number pad 31, trackball 46,
+ game pad 34, drawing tablet 64, split keyboard 129, presenter 33
 """.strip()
 
 # %% ../../nbs/33_shop.ipynb #b9172308
 _GOODS += """
-Electronics / Cameras / waterproof compact night-vision instant / action camera 149, doorbell camera 98, webcam 58,
+Electronics / Cameras / waterproof compact lightweight rugged / action camera 149, doorbell camera 98, webcam 58,
  dash camera 84, trail camera 112, camera strap 18, tripod 47, lens kit 35
-Sport / Cycling / reflective lightweight windproof puncture-proof / bike helmet 56, bike lock 29, bicycle pump 22,
- pannier bag 48, cycling gloves 21, bike light 26, saddle cover 14, inner tube 8
-Sport / Camping / insulated waterproof ultralight inflatable / tent 159, sleeping bag 84, camping mat 39, camp stove 46,
+Sport / Cycling / reflective lightweight weatherproof sturdy / bike helmet 56, bike lock 29, bicycle pump 22,
+ pannier bag 48, cycling gloves 21, bike light 26, saddle cover 14, bike bell 8
+Sport / Camping / rugged waterproof ultralight packable / tent 159, sleeping bag 84, camping mat 39, camp stove 46,
  head torch 24, cool box 52, camp chair 36, water bottle 18
-Sport / Fitness / adjustable non-slip padded weighted / yoga mat 28, dumbbell set 72, skipping rope 12, exercise ball 23,
+Sport / Fitness / non-slip sturdy compact professional / yoga mat 28, dumbbell set 72, skipping rope 12, exercise ball 23,
  resistance band 14, foam roller 26, kettlebell 37, balance board 49
 Beauty / Skin care / fragrance-free nourishing soothing organic / face cream 22, hand balm 9, cleansing gel 14, body lotion 16,
  lip balm 5, eye cream 28, clay mask 18, sun cream 19
-Beauty / Hair care / moisturising volumising gentle salon-quality / shampoo 11, conditioner 12, hair mask 17, hair oil 19,
+Beauty / Hair care / gentle salon-quality travel-size everyday / shampoo 11, conditioner 12, hair mask 17, hair oil 19,
  styling wax 13, hair brush 15, hair dryer 62, curling iron 48
 Toys / Board games / cooperative classic travel-size illustrated / memory game 16, word game 24, strategy game 42, quiz game 27,
  dice game 14, card game 12, domino set 19, chess set 35
@@ -99,7 +99,7 @@ Toys / Building sets / wooden magnetic motorised giant / castle set 49, train se
 Stationery / Notebooks / hardback dotted recycled spiral-bound / notebook 9, travel journal 16, sketch pad 14, desk planner 21,
  address book 12, music book 11, pocket diary 13, recipe book 18
 Stationery / Pens / refillable fine-tipped quick-drying metallic / fountain pen 38, ballpoint pen 7, marker set 15, gel pen 6,
- brush pen 12, highlighter set 9, mechanical pencil 14, calligraphy set 29
+ brush pen 12, highlighter set 9, rollerball pen 13, calligraphy set 29
 """
 
 # %% ../../nbs/33_shop.ipynb #dd9c561e
@@ -312,7 +312,7 @@ _FIRST = {"good": ("I use the {thing} every day and still like it.", "My {thing}
 _SECOND = {"good": ("The {colour} is lovely.", "{brand} thought of everything.", "Worth every cent.", "Simple and solid."),
            "fair": ("The {colour} is paler than in the picture.", "{brand} has done better.", "Delivery was slow.",
                     "The instructions are short."),
-           "poor": ("The {colour} came off in the wash.", "{brand} did not answer my letter.", "Not worth the money.",
+           "poor": ("The {colour} wore off.", "{brand} did not answer my letter.", "Not worth the money.",
                     "I would choose another brand.")}
 
 
@@ -664,8 +664,8 @@ def _build(folder: Path) -> None:
     connection.cursor().execute("VACUUM")
     connection.close()
 
-# %% ../../nbs/33_shop.ipynb #48e962ad
-_EDITION = 1  # of the shop above: another edition is built anew
+# %% ../../nbs/33_shop.ipynb #98864fa6
+_EDITION = 3  # of the shop above: another edition is built anew
 
 
 def shop_missing() -> list[str]:
@@ -748,7 +748,14 @@ def content_digest(
                 found.update("\n".join(sorted(map(repr, connection.execute(f'SELECT * FROM "{name}"')))).encode())
     return found.hexdigest()
 
-# %% ../../nbs/33_shop.ipynb #acaa8c53
+# %% ../../nbs/33_shop.ipynb #a6b30d03
+def _readable(stream, seconds: float) -> bool:  # a file or a pipe
+    "Is there something to read, or its end, before the time is up?"
+    waiting = select.poll()
+    waiting.register(stream, select.POLLIN)
+    return bool(waiting.poll(1000 * seconds))
+
+
 def _static(path: str, start):  # an address; the function that WSGI gives for the head of the answer
     "A picture, a script or a style of Oscar; browsers may keep it."
     found = _static_file(path)
@@ -769,7 +776,7 @@ def _static_file(path: str) -> bytes | None:
             return Path(found).read_bytes()
     return None
 
-
+# %% ../../nbs/33_shop.ipynb #2028936e
 def _application(lock: threading.Lock):  # a WSGI application
     "The shop behind a lock: one page at a time, and none while the world is being restored."
     from django.core.handlers.wsgi import WSGIHandler
@@ -868,7 +875,7 @@ def _serve(folder: Path, template: Path, port: int) -> None:
     print(json.dumps({"port": _listen(port, lock)}), file=answers, flush=True)
     words = open(0, "rb", buffering=0)
     while os.getppid() == owner:
-        if not select.select([words], [], [], 1.0)[0]:
+        if not _readable(words, 1.0):
             continue
         if not (line := words.readline()):
             break
@@ -944,30 +951,41 @@ def _end(process: subprocess.Popen, folder: Path) -> None:
 
 _START, _PATIENCE = 60.0, 20.0  # seconds for a start and for any other answer; they need a second and some milliseconds
 
-# %% ../../nbs/33_shop.ipynb #4b5c5047
+# %% ../../nbs/33_shop.ipynb #4368dad6
 @patch
 def _start(self: ShopServer) -> None:
-    "A process in the folder, made where it is missing."
+    "Start a process; when that fails, or is interrupted, leave nothing behind."
     template = shop_template()
-    if self.process is not None:
+    if self.process is not None:  # it is dead, its folder stays
+        self._finalizer.detach()
         self.process.stdin.close()
         self.process.stdout.close()
-    if self._finalizer:
-        self._finalizer.detach()
-    self.folder = self.folder or Path(tempfile.mkdtemp(prefix="dreamgym-shop-"))
-    self._furnish(template)
-    with (self.folder / _LOG).open("ab") as log:
-        self.process = _child("serve", str(self.folder), str(template), str(self.port),
-                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, bufsize=0)
-    self._finalizer = weakref.finalize(self, _end, self.process, self.folder)
     try:
+        self._launch(template)
         self.port = self._answer(_START)["port"]
-    except SiteFailed:
+    except OSError as error:
+        self.close()
+        raise SiteFailed(f"The shop cannot be opened in {tempfile.gettempdir()}: {error}.") from error
+    except BaseException:
         self.close()
         raise
     self.starts += 1
 
 
+@patch
+def _launch(self: ShopServer, template: Path) -> None:
+    "A process in the folder, which is made where it is missing."
+    self.folder = self.folder or Path(tempfile.mkdtemp(prefix="dreamgym-shop-"))
+    self.process = None
+    self._finalizer = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+    self._furnish(template)
+    with (self.folder / _LOG).open("ab") as log:
+        self.process = _child("serve", str(self.folder), str(template), str(self.port),
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, bufsize=0)
+    self._finalizer.detach()
+    self._finalizer = weakref.finalize(self, _end, self.process, self.folder)
+
+# %% ../../nbs/33_shop.ipynb #8111f498
 @patch
 def _furnish(self: ShopServer, template: Path) -> None:
     "Copy what the folder lacks."
@@ -981,12 +999,8 @@ def _furnish(self: ShopServer, template: Path) -> None:
 @patch
 def _answer(self: ShopServer, seconds: float) -> dict:
     "The next line that the server says; an error where it is dead, silent, or says that something failed."
-    said = b""
-    if select.select([self.process.stdout], [], [], seconds)[0]:
-        said = self.process.stdout.readline()
-    if said:
-        answer = json.loads(said)
-        if "error" not in answer:
+    with suppress(ValueError):  # half a line, of a server that was killed
+        if _readable(self.process.stdout, seconds) and "error" not in (answer := json.loads(self.process.stdout.readline())):
             return answer
     lines = []
     with suppress(OSError):
@@ -996,18 +1010,22 @@ def _answer(self: ShopServer, seconds: float) -> dict:
 # %% ../../nbs/33_shop.ipynb #0714e03e
 @patch
 def _ask(self: ShopServer, **order) -> dict:
-    "Ask the server for something; where it does not answer, end it and ask a new one, once."
+    "Ask the server for something; one that does not answer is ended, and another one asked, once."
     with self._lock:
         for _ in range(2):
             self.start()
+            process, answer = self.process, None
             try:
-                self.process.stdin.write(json.dumps(order).encode() + b"\n")
-                return self._answer(_PATIENCE)
+                process.stdin.write(json.dumps(order).encode() + b"\n")
+                answer = self._answer(_PATIENCE)
+                return answer
             except (OSError, SiteFailed) as error:
-                self.process.kill()
-                self.process.wait(10)
                 problem = error
-    raise SiteFailed(f"The shop failed twice in a row: {problem}") from problem
+            finally:
+                if answer is None:  # also after an interrupt: a late answer must not be taken for another one
+                    process.kill()
+                    process.wait(10)
+    raise SiteFailed(f"The shop failed twice in a row. {problem}") from problem
 
 
 @patch

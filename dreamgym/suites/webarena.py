@@ -259,7 +259,7 @@ def _entry(self: TraceRecorder, request) -> dict | None:
     response = request.response() if request not in self.open else None
     if response is None:
         return None
-    sent = dict(method=request.method, url=request.url, headers=_pairs(request.headers_array()),
+    sent = dict(method=request.method, url=request.url, headers=_sent_headers(request),
                 queryString=_pairs(parse_qsl(urlsplit(request.url).query, keep_blank_values=True)))
     if request.post_data_buffer is not None:
         kind = request.headers.get("content-type", "")
@@ -284,6 +284,14 @@ def _cookies_of(headers: list[dict]) -> list[dict]:
             for line in header["value"].split("\n"):
                 name, _, value = line.partition(";")[0].partition("=")
                 found.append(dict(name=name.strip(), value=value.strip()))
+    return found
+
+
+def _sent_headers(request) -> list[dict]:
+    "What went with a request; a page that comes from the browser's memory is a page all the same."
+    found = _pairs(request.headers_array()) or _pairs(request.headers.items())
+    if request.is_navigation_request() and not any(pair["name"].lower() == "accept" for pair in found):
+        found.append(dict(name="accept", value="text/html"))
     return found
 
 
@@ -723,7 +731,7 @@ def abstract_state(
     place = urlsplit(tree.get("url", ""))
     path = _flat(place.path + (f"?{place.query}" if place.query else ""), 120) or "/"
     writer = _PageWriter(tree)
-    lines = [f"Page: {_flat(tree.get('name', ''), 60)} | {path}"]
+    lines = [f"Page: {_flat(tree.get('name', ''), 60) or '-'} | {path}"]
     lines += [f"Menu: {'; '.join(writer.menu)}"] if writer.menu else []
     return "\n".join([*lines, *writer.pieces.found])
 
@@ -1195,22 +1203,25 @@ def _settle(self: WebEnvironment) -> None:
     "Wait until what an action has begun is over: pages and data under way, then one picture drawn."
     from playwright.sync_api import Error
 
-    end = time.monotonic() + self.patience
+    end, fetched = time.monotonic() + self.patience, False
+    self._pause(1)  # messages about what has begun come in
     while not self.page.is_closed():
+        while (waiting := self.recorder.waiting(_DATA_PATIENCE)) and time.monotonic() < end:
+            fetched = fetched or waiting[0].resource_type != "document"
+            self._pause(10)
+        if waiting:
+            raise SiteFailed(f"{waiting[0].url[:120]} has not loaded in {self.patience:g} seconds.")
         with suppress(Error):  # the page moves on
             self.page.wait_for_load_state("domcontentloaded", timeout=1000 * self.patience)
-            self.page.evaluate(_DRAWN)
-        waiting = self.recorder.waiting(_DATA_PATIENCE)
-        if not waiting or self.page.is_closed():
+            self.page.evaluate(_DRAWN, 60 if fetched else 0)  # data take a moment from the wire to the page
+        if not self.recorder.waiting(_DATA_PATIENCE):
             break
-        if time.monotonic() > end:
-            raise SiteFailed(f"{waiting[0].url[:120]} has not loaded in {self.patience:g} seconds.")
-        self._pause(15)
     self.recorder.keep_bodies()
 
 
 _DATA_PATIENCE = 3.0  # seconds for data that a page asks for; some pages never stop asking
-_DRAWN = "() => new Promise(done => { setTimeout(done, 60); requestAnimationFrame(() => setTimeout(done, 0)); })"
+_DRAWN = """wait => new Promise(done => { setTimeout(done, 100 + wait);
+  requestAnimationFrame(() => setTimeout(done, wait)); })"""
 
 # %% ../../nbs/32_webarena.ipynb #c1833f7d
 @patch
