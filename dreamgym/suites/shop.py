@@ -400,7 +400,10 @@ def spoken_stars(get_response):
 # %% ../../nbs/33_shop.ipynb #a78bfec2
 _OVERRIDES = {
     "oscar/base.html": """{% extends "oscar/base.html" %}{% load static %}
-{% block cdn_scripts %}<script src="{% static 'oscar/js/jquery/jquery.min.js' %}"></script>{% endblock %}""",
+{% block cdn_scripts %}<script src="{% static 'oscar/js/jquery/jquery.min.js' %}"></script>{% endblock %}
+{% block extrastyles %}{{ block.super }}<style>
+.reviewrating select { display: inline-block !important } .reviewrating .star-rating { display: none }
+</style>{% endblock %}""",
     "oscar/checkout/payment_details.html": """{% extends "oscar/checkout/payment_details.html" %}
 {% block payment_details_content %}<p>There is nothing to pay now: an invoice comes with the goods.</p>
 <a id="view_preview" href="{% url 'checkout:preview' %}" class="btn btn-primary btn-lg">Continue</a>{% endblock %}""",

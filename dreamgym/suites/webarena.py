@@ -1324,6 +1324,9 @@ def _act(self: WebEnvironment, action: WebAction) -> str:
     return fault
 
 # %% ../../nbs/32_webarena.ipynb #55281e87
+_TOUCHED = 5000  # milliseconds that an element has to take an action; BrowserGym's half a second is too short on a busy machine
+
+
 @cache
 def _action_set():
     "BrowserGym's actions, one at a time."
@@ -1346,7 +1349,7 @@ def _carry_out(self: WebEnvironment, action: WebAction) -> str:
         if address:
             self.page.goto(address, wait_until="domcontentloaded")  # BrowserGym's would wait for every picture
             return ""
-        code = _action_set().to_python_code(str(action))
+        code = _action_set().to_python_code(str(action)).replace("timeout=500", f"timeout={_TOUCHED}")
         execute_python_code(code, self.page, send_message_to_user=None, report_infeasible_instructions=None)
     except (Error, ValueError) as error:  # what cannot be clicked stays as it is
         if not self.browser.alive() or "Target page, context or browser has been closed" in str(error):
