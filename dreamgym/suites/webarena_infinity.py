@@ -1,4 +1,4 @@
-"""Whole applications from a folder of your own: each is served on this machine alone, put back to its first state, and judged by its own verifiers.
+"""Whole applications from a folder of your own: served on this machine alone, begun afresh, judged by their own verifiers.
 
 Docs: https://dreamgym.github.io/dreamgym/webarena_infinity.html.md"""
 
@@ -35,7 +35,7 @@ from fastcore.basics import patch
 
 # %% ../../nbs/35_webarena_infinity.ipynb #f2f8dc96
 from ..runs import user_path
-from .own import split_tasks
+from .own import fitting_sizes, split_tasks
 from .webarena import Site, SiteFailed, WebSuite
 from ..trajectories import DreamgymError, Task
 
@@ -100,7 +100,11 @@ def _checked_row(where: str, row, clone: Path, app: Path) -> dict:
         raise DreamgymError(f"{where} names the verifier {row['verify']!r}, which is no Python file inside {clone}.")
     return row | {"verify": verifier.relative_to(clone).as_posix()}
 
-# %% ../../nbs/35_webarena_infinity.ipynb #8b4c6eaf
+# %% ../../nbs/35_webarena_infinity.ipynb #8b2aa4da
+_ANSWER = {"evaluator": "AgentResponseEvaluator", "ordered": False, "results_schema": {"type": "null"},
+           "expected": {"task_type": "mutate", "status": "SUCCESS", "retrieved_data": None}}  # how words are read
+
+
 def web_tasks(
     clone: Path,
     app: str,  # as in `find_apps`
@@ -117,8 +121,8 @@ def web_tasks(
             if key in tasks:
                 raise DreamgymError(f"{where} has the id {row['id']!r} of an earlier one: fetch the clone again.")
             tasks[key] = dict(sites=["infinity"], task_id=number, intent_template_id=number, start_urls=["__APP__/"],
-                              intent=goal, intent_template=goal, instantiation_dict={}, revision=1, eval=[], kind=kind,
-                              app=app, folder=folder.relative_to(clone).as_posix(), verify=row["verify"],
+                              intent=goal, intent_template=goal, instantiation_dict={}, revision=1, eval=[_ANSWER],
+                              kind=kind, app=app, folder=folder.relative_to(clone).as_posix(), verify=row["verify"],
                               difficulty=row["difficulty"])
     return tasks
 
@@ -142,13 +146,14 @@ def _end_with_owner(owner: int, folder: str) -> None:
 
 
 _KEPT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TZ", "TMPDIR")
+_source = cache(inspect.getsource)  # a file may change while this process runs
 
 # %% ../../nbs/35_webarena_infinity.ipynb #590d408b
 @contextmanager
 def _child(run: Callable, arguments: Sequence, working: Path, folder: str = "", **options):
     "Run a function of this chapter in a Python of its own, from its source, until the block ends."
     call = ", ".join(map(repr, arguments))
-    program = (f"{inspect.getsource(_end_with_owner)}\n\n{inspect.getsource(run)}\n\n"
+    program = (f"{_source(_end_with_owner)}\n\n{_source(run)}\n\n"
                f"_end_with_owner({os.getpid()}, {folder!r})\n{run.__name__}({call})")
     reading, writing = os.pipe()
     environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
@@ -219,7 +224,7 @@ def run_verifier(
 
 # %% ../../nbs/35_webarena_infinity.ipynb #11c7d248
 _SERVED = frozenset(".html .htm .css .js .mjs .json .map .svg .png .jpg .jpeg .gif .webp .ico .woff .woff2 .ttf .otf .wasm "
-                    ".webmanifest .mp3 .mp4 .webm .wav .pdf .csv .txt".split())
+                    ".webmanifest .xml .avif .mp3 .mp4 .webm .wav .pdf .csv .txt".split())
 
 
 def served_files(
@@ -229,7 +234,8 @@ def served_files(
     output = []
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
-        tasks = re.search(r"tasks.*\.(json|csv|txt)$", path.name, re.I) or re.search(r"-tasks$", "".join(parts[:-1][:1]), re.I)
+        top = parts[0].lower() if len(parts) > 1 else ""
+        tasks = top.endswith("-tasks") or re.search(r"tasks.*\.(json|csv|txt)$", path.name, re.I)
         hidden = any(part.startswith(".") or part == "node_modules" for part in parts)
         if path.suffix.lower() in _SERVED and not tasks and not hidden and path.is_file():
             output += ["/".join(parts)] * path.resolve().is_relative_to(folder.resolve())
@@ -288,7 +294,7 @@ class InfinitySite(Site):
             self.socket = socket.create_server(("127.0.0.1", 0), backlog=128)
         return f"http://127.0.0.1:{self.socket.getsockname()[1]}"
 
-    def ask(self, method: str, path: str, patience: float = 5.0) -> tuple[int, bytes]:
+    def ask(self, method: str, path: str, patience: float = 10.0) -> tuple[int, bytes]:
         "Status and body of an answer; no proxy is asked. `SiteFailed` where there is no answer."
         request = Request(f"{self.address}{path}", method=method, data=b"" if method == "POST" else None)
         try:
@@ -323,6 +329,16 @@ def _start(self: InfinitySite, app: str) -> None:
         _child(_serve_app, (handed, port), pages, str(folder), pass_fds=[handed], stdout=log, stderr=log))
     self._wait(self._is_up, self.patience, f"The app {app} has not started in {self.patience:g} seconds")
     (pages / "server.py").unlink()  # Python has read it; nobody else shall
+
+
+@patch
+def _serve(self: InfinitySite, app: str) -> None:
+    "Start an app, or leave nothing of it."
+    try:
+        self._start(app)
+    except BaseException:
+        self._stop()
+        raise
 
 
 @patch
@@ -373,7 +389,7 @@ def close(self: InfinitySite) -> None:
 def urls(self: InfinitySite) -> dict[str, str]:
     "The address, the same for every app; a server that has died is started again."
     if self.app and (self.server is None or self.server.poll() is not None):
-        self._start(self.app)
+        self._serve(self.app)
     return {"__APP__": self.address}
 
 # %% ../../nbs/35_webarena_infinity.ipynb #f6742b4f
@@ -411,7 +427,7 @@ def reset(self: InfinitySite, task: dict) -> None:
     if task["folder"] == self.app and self.server is not None and self.server.poll() is None:
         with suppress(SiteFailed):
             return self._restore()
-    self._start(task["folder"])
+    self._serve(task["folder"])
 
 # %% ../../nbs/35_webarena_infinity.ipynb #07144949
 @patch
@@ -474,15 +490,25 @@ class WebArenaInfinity(WebSuite):
         "A site that serves any app of the clone."
         return InfinitySite(clone_folder())
 
-    def missing(self) -> list[str]:
-        "What web tasks need, the package that verifiers use, and the clone."
-        output = list(super().missing())
-        if not find_spec("requests"):
-            output.append('requests is not installed; type: pip install "requests>=2,<3"')
-        try:
-            clone = clone_folder()
-            lost = [task["verify"] for task in _read_clone(clone).values() if not (clone / task["verify"]).is_file()]
-        except DreamgymError as error:
-            return [*output, str(error)]
-        sentence = f"{len(lost)} verifiers are missing in {clone}, the first is {(lost or [''])[0]}: fetch the clone again."
-        return output + [sentence] * bool(lost)
+    def sizes(self, scale: str) -> dict:
+        "Long episodes; at `quick` one task type, the function tasks of the first app, and small panels."
+        tasks = self.panel("train")
+        first = next((task.kind for task in tasks if task.kind.endswith("-function")), tasks[0].kind) if tasks else ""
+        few = dict(kinds=(first,), test_per_kind=4, development_per_kind=4) if scale == "quick" and first else {}
+        chosen = [task for task in tasks if task.kind in few.get("kinds", (task.kind,))]
+        return super().sizes(scale) | dict(maximum_steps=self.maximum_steps) | fitting_sizes(chosen, scale) | few
+
+# %% ../../nbs/35_webarena_infinity.ipynb #b113999f
+@patch
+def missing(self: WebArenaInfinity) -> list[str]:
+    "What web tasks need, the package that verifiers use, and the clone."
+    output = list(WebSuite.missing(self))
+    if not find_spec("requests"):
+        output.append('requests is not installed; type: pip install "requests>=2,<3"')
+    try:
+        clone = clone_folder()
+        lost = [task["verify"] for task in _read_clone(clone).values() if not (clone / task["verify"]).is_file()]
+    except DreamgymError as error:
+        return [*output, str(error)]
+    sentence = f"{len(lost)} verifiers are missing in {clone}, the first is {(lost or [''])[0]}: fetch the clone again."
+    return output + [sentence] * bool(lost)
