@@ -221,6 +221,13 @@ def test_apps_are_found_by_their_files(tmp_path):
     assert list(find_apps(tmp_path / "apps" / "two")) == ["two"]
 
 
+def test_apps_whose_names_cannot_be_told_apart_are_refused(tmp_path):
+    for place in ("a b", "a-b"):
+        write_app(tmp_path / place)
+    with pytest.raises(DreamgymError, match="same name; rename one of a b, a-b"):
+        find_apps(tmp_path)
+
+
 def test_an_app_without_real_tasks_is_one_too(clone):
     (clone / "apps" / "clinic" / "real-tasks.json").unlink()
     tasks = web_tasks(clone, "clinic", clone / "apps" / "clinic")
@@ -533,6 +540,15 @@ def test_an_app_that_is_gone_is_told(clone, tasks, make_site):
     (clone / "apps" / "clinic" / "server.py").unlink()
     with pytest.raises(SiteFailed, match="cannot be copied"):
         make_site().reset(tasks["clinic-function/city"])
+
+
+def test_a_server_may_serve_the_folder_that_it_lies_in(clone, tasks, make_site):
+    change = "os.chdir(os.path.dirname(__file__))\nparser = argparse.ArgumentParser()"
+    server = GOOD_SERVER.replace("parser = argparse.ArgumentParser()", change)
+    (clone / "apps" / "clinic" / "server.py").write_text(server)
+    site = make_site()
+    site.reset(tasks["clinic-function/city"])
+    assert [fetch(site.address, path)[0] for path in ("/", "/server.py", "/real-tasks.json")] == [200, 404, 404]
 
 
 def test_a_state_is_scored_when_it_has_come_to_rest(tasks, make_site, monkeypatch):

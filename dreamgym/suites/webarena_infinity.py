@@ -64,7 +64,10 @@ def find_apps(
     apps = [place for place in places if all((place / name).is_file() for name in ("index.html", "server.py"))
             and any((place / name).is_file() for name in TASK_FILES.values())]
     seen = Counter(app.name for app in apps)
-    named = {_word(app.name if seen[app.name] == 1 else "-".join(app.relative_to(clone).parts)): app for app in apps}
+    named = {_word(app.name if seen[app.name] == 1 else "-".join(app.relative_to(clone).parts) or app.name): app
+             for app in apps}
+    if len(named) < len(apps):
+        raise DreamgymError(f"Two apps in {clone} would have the same name; rename one of {', '.join(sorted(seen))}.")
     if not apps:
         raise DreamgymError(f"There is no app in {clone}: a folder with index.html, server.py and "
                             f"{' or '.join(TASK_FILES.values())}, at most two levels deep; {_FETCH}.")
@@ -267,9 +270,9 @@ def _serve_app(handed: int, port: int) -> None:
         return sound
 
     socket.socket.bind, BaseHTTPRequestHandler.parse_request = bind, parse_pages
-    sys.argv = ["server.py", "--port", str(port)]
+    sys.argv = [os.path.abspath("server.py"), "--port", str(port)]
     sys.path.insert(0, os.getcwd())
-    runpy.run_path("server.py", run_name="__main__")
+    runpy.run_path(sys.argv[0], run_name="__main__")
 
 # %% ../../nbs/35_webarena_infinity.ipynb #fc122e41
 class InfinitySite(Site):
@@ -416,7 +419,7 @@ def _restore(self: InfinitySite) -> None:
     if status >= 400:
         raise SiteFailed(f"The app {self.app} answers {status} when it is asked to begin again.")
     self.seed = self.state() if self.seed is None else self.seed
-    self._wait(lambda: self.state() in (None, self.seed), 3.0, f"The app {self.app} has not restored its first state")
+    self._wait(lambda: self.state() in (None, self.seed), 2.0, f"The app {self.app} has not restored its first state")
 
 
 @patch
