@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
+import numpy as np
 import pytest
 
 from dreamgym.environments import PANELS, play_episodes
@@ -414,15 +415,21 @@ def test_a_site_serves_pages_and_keeps_the_rest(clone, tasks, make_site):
     (app / ".env").write_text("TOKEN=1")
     (app / "assets").mkdir()
     (app / "assets" / "secret.txt").symlink_to(clone.parent)
-    (app / "assets" / "away.txt").symlink_to(app / "server.py")
+    (app / "assets" / "source.txt").symlink_to(app / "server.py")
+    (app / "assets" / "list.json").symlink_to(app / "real-tasks.json")
+    (app / "assets" / "same.js").symlink_to(app / "js" / "data.js")
+    (app / "assets" / "copied.json").write_text((app / "real-tasks.json").read_text())
+    (app / "assets" / "cities.json").write_text('["Berlin", "verify"]')
     (clone.parent / "password.txt").write_text("x")
     (app / "password.txt").symlink_to(clone.parent / "password.txt")
     (app / "js" / "tasks.js").write_text("// a page of the app")
     site.reset(tasks["clinic-function/city"])
-    assert served_files(app) == ["assets/away.txt", "index.html", "js/data.js", "js/state.js", "js/tasks.js"]
+    assert served_files(app) == ["assets/cities.json", "assets/same.js", "index.html", "js/data.js", "js/state.js",
+                                 "js/tasks.js"]
     assert fetch(site.address, "/") == (200, PAGE) and fetch(site.address, "/js/tasks.js")[0] == 200
     for path in ("server.py", "function-tasks.json", "real-tasks.json", "real-tasks/task_e1.py", "function-tasks/", ".env",
-                 "password.txt", "README.md", "../clinic/server.py", "%2e%2e/log", "js/../server.py"):
+                 "password.txt", "README.md", "../clinic/server.py", "%2e%2e/log", "js/../server.py",
+                 "assets/list.json", "assets/source.txt", "assets/copied.json"):
         assert fetch(site.address, f"/{path}")[0] == 404, path
 
 
@@ -552,7 +559,7 @@ def test_a_server_may_serve_the_folder_that_it_lies_in(clone, tasks, make_site):
 
 
 def test_a_state_is_scored_when_it_has_come_to_rest(tasks, make_site, monkeypatch):
-    site, states = make_site(), [None, "P", "Pa", "Paris", "Paris", "London"]
+    site, states = make_site(), [None, None, None, "P", "P", "Pa", "Paris", "Paris", "Paris", "London"]
     site.reset(tasks["clinic-function/city"])
     monkeypatch.setattr(site, "state", lambda: states.pop(0))
     monkeypatch.setattr(webarena_infinity, "run_verifier", lambda path, url, limit: (path.name, states))
@@ -684,3 +691,13 @@ def test_an_agent_sees_neither_tasks_nor_states(play):
         assert not re.search("verify|instruction|settings|serve_forever", step.next_state)
         assert re.search("40[34]", step.next_state)
     assert not episode.success and away.transitions[-1].invalid and not failures
+
+
+@browser
+def test_random_play_finds_its_way_about(play, clone):
+    suite, random = WebArenaInfinity(), np.random.default_rng(0)
+    with suite.environment(1, 5) as world:
+        played = play_episodes(world, suite.tasks("train", ["clinic-easy"]), lambda i, task, state, past:
+                               suite.random_action(task, state, random))
+    assert not world.failures and not any(step.invalid for episode in played for step in episode.transitions)
+    assert len({step.action for episode in played for step in episode.transitions}) > 2

@@ -23,7 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from hashlib import sha256
 from http.client import HTTPException
 from importlib.util import find_spec
@@ -230,18 +230,29 @@ _SERVED = frozenset(".html .htm .css .js .mjs .json .map .svg .png .jpg .jpeg .g
                     ".webmanifest .xml .avif .mp3 .mp4 .webm .wav .pdf .csv .txt".split())
 
 
+def _is_served(
+    path: Path,  # below an app's folder
+    text: Callable[[], str],  # what a file holds
+) -> bool:
+    "Is this a part of a page, and no list of tasks?"
+    parts, name = [part.lower() for part in path.parts], path.name.lower()
+    if path.suffix.lower() not in _SERVED or any(part.startswith(".") or part == "node_modules" for part in parts):
+        return False
+    if re.search(r"tasks.*\.(json|csv|txt)$", name) or (len(parts) > 1 and parts[0].endswith("-tasks")):
+        return False
+    return not name.endswith(".json") or not all(f'"{key}"' in text() for key in ("instruction", "verify"))
+
+
 def served_files(
     folder: Path,  # of an app
 ) -> list[str]:  # paths below it, sorted
-    "Files of an app that its pages may need; tasks, verifiers and programs are not among them."
-    output = []
+    "Files of an app that its pages may need; tasks, verifiers and programs are not among them, nor links to such."
+    output, base = [], folder.resolve()
     for path in sorted(folder.rglob("*")):
-        parts = path.relative_to(folder).parts
-        top = parts[0].lower() if len(parts) > 1 else ""
-        tasks = top.endswith("-tasks") or re.search(r"tasks.*\.(json|csv|txt)$", path.name, re.I)
-        hidden = any(part.startswith(".") or part == "node_modules" for part in parts)
-        if path.suffix.lower() in _SERVED and not tasks and not hidden and path.is_file():
-            output += ["/".join(parts)] * path.resolve().is_relative_to(folder.resolve())
+        real, text = path.resolve(), partial(path.read_text, encoding="utf-8", errors="replace")
+        if real.is_file() and real.is_relative_to(base):
+            below = path.relative_to(folder)
+            output += [below.as_posix()] * (_is_served(below, text) and _is_served(real.relative_to(base), text))
     return output
 
 # %% ../../nbs/35_webarena_infinity.ipynb #e3f31804
@@ -437,10 +448,11 @@ def reset(self: InfinitySite, task: dict) -> None:
 def score(self: InfinitySite, task: dict, answer: dict | None, trace: list[dict]) -> tuple[bool, str]:
     "The verifier's word on the state that the episode has left; the agent's own words do not count."
     self._check_alive()
-    before, now, end = None, self.state(), time.monotonic() + 5
-    while (now is None or now != before) and time.monotonic() < end:
-        time.sleep(0.25)
+    now, same, end = self.state(), 0, time.monotonic() + 6
+    while same < 2 and time.monotonic() < end:
+        time.sleep(0.3)  # a page may collect changes for a moment before it copies them
         before, now = now, self.state()
+        same = same + 1 if now is not None and now == before else 0
     if now is None:
         raise SiteFailed(f"No page of the app {self.app} has copied its state to the server.")
     return run_verifier(self.clone / task["verify"], self.address, self.limit)
