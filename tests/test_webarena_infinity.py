@@ -283,7 +283,7 @@ def test_a_damaged_task_file_is_told(clone, text, says):
 
 def test_numbers_are_ids_too_and_odd_names_fit_into_one_word(clone):
     app = clone / "apps" / "clinic"
-    rows = [ROW | dict(id=7, difficulty="very hard"), ROW | dict(id="a / b")]
+    rows = [ROW | dict(id=7, difficulty="Very Hard"), ROW | dict(id="a / b")]
     (app / "real-tasks.json").write_text(json.dumps(rows))
     assert list(web_tasks(clone, "clinic", app))[-2:] == ["clinic-very-hard/7", "clinic-real/a-b"]
 
@@ -388,6 +388,7 @@ def test_a_verifier_runs_in_its_folder_with_what_it_needs_and_no_more(tmp_path, 
     ("import os\ndef verify(url):\n    os._exit(3)", "status 3"),
     ("import os\ndef verify(url):\n    os.write(1, b'{\\n')\n    os._exit(0)", "something else"),
     ("import os\ndef verify(url):\n    os.write(1, b'[true]\\n')\n    os._exit(0)", "no answer"),
+    ("import os\ndef verify(url):\n    os.write(1, b'{\"said\": 1}\\n')\n    os._exit(0)", "no answer"),
     *[(f"def verify(url):\n    return {value}", "not (bool, str)") for value in (
         "None", "True", "(1, 'yes')", "(True,)", "(True, None)", "('yes', True)", "(True, 'a', 'b')", "{'a': 1, 'b': 2}")]])
 def test_what_is_no_verdict_is_the_sites_fault(tmp_path, text, says):

@@ -119,7 +119,7 @@ def web_tasks(
         for number, row in enumerate(_rows(folder / file) if (folder / file).is_file() else []):
             where = f"Task {number} of {folder / file}"
             row, goal = (found := _checked_row(where, row, clone, folder)), " ".join(found["instruction"].split())
-            kind = f"{app}-{name if name == 'function' else _word(row['difficulty']) or name}"
+            kind = f"{app}-{name if name == 'function' else _word(row['difficulty'].lower()) or name}"
             key = f"{kind}/{_word(row['id'])}"
             if key in tasks:
                 raise DreamgymError(f"{where} has the id {row['id']!r} of an earlier one: fetch the clone again.")
@@ -218,12 +218,14 @@ def run_verifier(
             answer = json.loads(said[-1]) if said else {"broken": f"ended with status {child.returncode}"}
         except subprocess.TimeoutExpired:
             answer = {"broken": f"gave no answer in {limit:g} seconds"}
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = {"broken": "wrote something else than its answer"}
-    if not isinstance(answer, dict) or "said" not in answer:
-        reason = answer["broken"] if isinstance(answer, dict) and "broken" in answer else "gave no answer"
-        raise SiteFailed(f"The verifier {path.name} in {path.parent} {_plain(str(reason))}.")
-    return answer["said"][0], _plain(answer["said"][1])
+    answer = answer if isinstance(answer, dict) else {}
+    said = answer.get("said")
+    if not isinstance(said, list) or list(map(type, said)) != [bool, str]:
+        reason = _plain(str(answer.get("broken", "gave no answer")))
+        raise SiteFailed(f"The verifier {path.name} in {path.parent} {reason}.")
+    return said[0], _plain(said[1])
 
 # %% ../../nbs/35_webarena_infinity.ipynb #11c7d248
 _SERVED = frozenset(".html .htm .css .js .mjs .json .map .svg .png .jpg .jpeg .gif .webp .ico .woff .woff2 .ttf .otf .wasm "
