@@ -10,8 +10,8 @@ __all__ = ['STATUSES', 'KINDS', 'ACTIONS', 'WEBARENA_VARIABLES', 'LITE_TASK_IDS'
            'slim_tree', 'abstract_state', 'read_page', 'WebAction', 'parse_web_action', 'WebElement', 'web_elements',
            'offered_options', 'check_web_action', 'describe_web_action', 'WebGrammar', 'WebBrowser', 'WebEnvironment',
            'with_remarks', 'checked_reading', 'missing_for_the_web', 'WebSuite', 'WebTasks', 'random_web_action',
-           'tree_text', 'ModelReader', 'webarena_urls', 'WebArenaSite', 'webarena_tasks', 'hard_task_ids',
-           'panel_of_template', 'WebArena', 'WebArenaLite', 'WebArenaHard']
+           'plain_browsergym', 'compare_speed', 'tree_text', 'ModelReader', 'webarena_urls', 'WebArenaSite',
+           'webarena_tasks', 'hard_task_ids', 'panel_of_template', 'WebArena', 'WebArenaLite', 'WebArenaHard']
 
 # %% ../../nbs/32_webarena.ipynb #497a6b25
 import http.cookies
@@ -159,7 +159,14 @@ def read_answer(
     schema = check.get("results_schema", {}).get("items", {})
     return answer | dict(retrieved_data=[_typed(item.strip(), schema) for item in said.split("; ") if item.strip()])
 
-# %% ../../nbs/32_webarena.ipynb #407087bc
+# %% ../../nbs/32_webarena.ipynb #11d1ad05
+def _whole_check(check: dict) -> dict:
+    "A check that names all that it compares; one that leaves the data out could not be met."
+    if check["evaluator"] != "AgentResponseEvaluator" or "retrieved_data" in check["expected"]:
+        return check
+    return check | dict(expected=check["expected"] | dict(retrieved_data=None))
+
+
 @cache
 def _verified():
     "WebArena-Verified's parts, loaded once, and silent."
@@ -184,10 +191,11 @@ def score_answer(
     "Let WebArena-Verified's evaluators judge an answer and a network trace."
     if answer is None:
         return False, "no answer"
-    parts = _verified()
+    parts, known = _verified(), {key: task[key] for key in _TASK_KEYS}
+    known["eval"] = [_whole_check(check) for check in task["eval"]]
     events = tuple(parts.event(data=MappingProxyType(entry)) for entry in trace)
     context = parts.context(
-        task=parts.task(**{key: task[key] for key in _TASK_KEYS}), agent_response_raw=answer,
+        task=parts.task(**known), agent_response_raw=answer,
         network_trace=parts.trace.model_construct(is_playwright=False, src_file=Path("trace"), events=events),
         config=parts.config(environments={name: parts.address(urls=[url]) for name, url in urls.items()}))
     results = [parts.evaluators[check.evaluator]().evaluate(context=context, config=check) for check in context.task.eval]
@@ -251,7 +259,7 @@ def _entry(self: TraceRecorder, request) -> dict | None:
     response = request.response() if request not in self.open else None
     if response is None:
         return None
-    sent = dict(method=request.method, url=request.url, headers=_pairs(request.headers_array()),
+    sent = dict(method=request.method, url=request.url, headers=_sent_headers(request),
                 queryString=_pairs(parse_qsl(urlsplit(request.url).query, keep_blank_values=True)))
     if request.post_data_buffer is not None:
         kind = request.headers.get("content-type", "")
@@ -276,6 +284,14 @@ def _cookies_of(headers: list[dict]) -> list[dict]:
             for line in header["value"].split("\n"):
                 name, _, value = line.partition(";")[0].partition("=")
                 found.append(dict(name=name.strip(), value=value.strip()))
+    return found
+
+
+def _sent_headers(request) -> list[dict]:
+    "What went with a request; a page that comes from the browser's memory is a page all the same."
+    found = _pairs(request.headers_array()) or _pairs(request.headers.items())
+    if request.is_navigation_request() and not any(pair["name"].lower() == "accept" for pair in found):
+        found.append(dict(name="accept", value="text/html"))
     return found
 
 
@@ -358,7 +374,7 @@ _LOOK = """() => {
 _UNLOOK = """() => { for (const icon of document.querySelectorAll('[dreamgym-icon]')) {
   icon.removeAttribute('aria-hidden'); icon.removeAttribute('dreamgym-icon'); } }"""
 
-# %% ../../nbs/32_webarena.ipynb #55281e87
+# %% ../../nbs/32_webarena.ipynb #407087bc
 @cache
 def _marking() -> tuple[str, str]:
     "BrowserGym's scripts that give elements their ids and take the traces away; they need not wait for what is in view."
@@ -715,7 +731,7 @@ def abstract_state(
     place = urlsplit(tree.get("url", ""))
     path = _flat(place.path + (f"?{place.query}" if place.query else ""), 120) or "/"
     writer = _PageWriter(tree)
-    lines = [f"Page: {_flat(tree.get('name', ''), 60)} | {path}"]
+    lines = [f"Page: {_flat(tree.get('name', ''), 60) or '-'} | {path}"]
     lines += [f"Menu: {'; '.join(writer.menu)}"] if writer.menu else []
     return "\n".join([*lines, *writer.pieces.found])
 
@@ -745,7 +761,14 @@ class WebAction(NamedTuple):
     arguments: tuple  # texts and numbers
 
     def __str__(self):
-        return f"{self.name}({', '.join(map(repr, self.arguments))})"
+        return f"{self.name}({', '.join(_written(part) for part in self.arguments)})"
+
+
+def _written(part: str | float) -> str:
+    "A literal, as `_literal` reads it."
+    if not isinstance(part, str):
+        return f"{part:g}"
+    return "'" + part.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\t", "\\t") + "'"
 
 
 def _literal(text: str) -> str | float:
@@ -1180,22 +1203,25 @@ def _settle(self: WebEnvironment) -> None:
     "Wait until what an action has begun is over: pages and data under way, then one picture drawn."
     from playwright.sync_api import Error
 
-    end = time.monotonic() + self.patience
+    end, fetched = time.monotonic() + self.patience, False
+    self._pause(1)  # messages about what has begun come in
     while not self.page.is_closed():
+        while (waiting := self.recorder.waiting(_DATA_PATIENCE)) and time.monotonic() < end:
+            fetched = fetched or waiting[0].resource_type != "document"
+            self._pause(10)
+        if waiting:
+            raise SiteFailed(f"{waiting[0].url[:120]} has not loaded in {self.patience:g} seconds.")
         with suppress(Error):  # the page moves on
             self.page.wait_for_load_state("domcontentloaded", timeout=1000 * self.patience)
-            self.page.evaluate(_DRAWN)
-        waiting = self.recorder.waiting(_DATA_PATIENCE)
-        if not waiting or self.page.is_closed():
+            self.page.evaluate(_DRAWN, 60 if fetched else 0)  # data take a moment from the wire to the page
+        if not self.recorder.waiting(_DATA_PATIENCE):
             break
-        if time.monotonic() > end:
-            raise SiteFailed(f"{waiting[0].url[:120]} has not loaded in {self.patience:g} seconds.")
-        self._pause(15)
     self.recorder.keep_bodies()
 
 
 _DATA_PATIENCE = 3.0  # seconds for data that a page asks for; some pages never stop asking
-_DRAWN = "() => new Promise(done => { setTimeout(done, 60); requestAnimationFrame(() => setTimeout(done, 0)); })"
+_DRAWN = """wait => new Promise(done => { setTimeout(done, 100 + wait);
+  requestAnimationFrame(() => setTimeout(done, wait)); })"""
 
 # %% ../../nbs/32_webarena.ipynb #c1833f7d
 @patch
@@ -1281,7 +1307,7 @@ def _act(self: WebEnvironment, action: WebAction) -> str:
         self.state = self._read()
     return fault
 
-# %% ../../nbs/32_webarena.ipynb #ae6d4d94
+# %% ../../nbs/32_webarena.ipynb #55281e87
 @cache
 def _action_set():
     "BrowserGym's actions, one at a time."
@@ -1453,6 +1479,88 @@ def random_action(self: WebSuite, task: Task, state: str, random: np.random.Gene
     "See `random_web_action`."
     return random_web_action(task, state, random)
 
+# %% ../../nbs/32_webarena.ipynb #748927ed
+def plain_browsergym(
+    url: str,  # of the start page
+):  # an environment of BrowserGym
+    "BrowserGym as it comes, with its pauses at their shortest; its chat window, a second browser, is left out."
+    from browsergym.core.env import BrowserEnv
+    from browsergym.core.task import AbstractBrowserTask
+
+    class OpenPage(AbstractBrowserTask):
+        def __init__(self, seed):
+            super().__init__(seed)
+            self.slow_mo, self.timeout = 0, 20_000
+
+        def setup(self, page):
+            page.goto(url)
+            return "look", {}
+
+        def validate(self, page, chat_messages):
+            return 0.0, False, "", {}
+
+        def teardown(self):
+            pass
+
+    return BrowserEnv(OpenPage, pre_observation_delay=0.1, pw_chromium_kwargs=dict(executable_path=find_browser()),
+                      action_mapping=_action_set().to_python_code)
+
+# %% ../../nbs/32_webarena.ipynb #3a944369
+class _NoChat:
+    "A chat that opens no browser."
+
+    def __init__(self, *_, **__):
+        self.messages, self.recording_start_time = [], None
+
+    def add_message(self, role: str, msg: str) -> None:
+        self.messages.append(dict(role=role, timestamp=0.0, message=msg))
+
+    def close(self) -> None:
+        pass
+
+
+def _timed(reset: Callable, step: Callable, actions: Sequence[str], rounds: int) -> tuple[float, float]:
+    "Seconds per reset and per step, after one round that counts for nothing."
+    clocks = ([], [])
+    for number in range(rounds + 1):
+        for i, work in enumerate([reset, *(partial(step, action) for action in actions)]):
+            begun = time.perf_counter()
+            work()
+            if number:
+                clocks[i > 0].append(time.perf_counter() - begun)
+    return float(np.median(clocks[0])), float(np.median(clocks[1]))
+
+# %% ../../nbs/32_webarena.ipynb #cca08e6d
+def compare_speed(
+    site: Site,
+    web_task: dict,
+    actions: Sequence[str],  # valid from the start page on, one after another
+    rounds: int = 3,
+) -> dict[str, tuple[float, float]]:  # plain, ours, ratio -> (reset, step), medians in seconds
+    "Seconds per reset and step of BrowserGym as it comes and of `WebEnvironment`, one after the other on the same site."
+    import browsergym.core
+    from browsergym.core import env as browsergym_env
+    from playwright.sync_api import sync_playwright
+
+    worker, chat = _Worker(), browsergym_env.Chat
+    ask = lambda function: worker.ask(function, 600.0, lambda: None)  # noqa: E731
+    task = Task(id="speed/0", kind="speed")
+    ours = WebEnvironment(site, {task.id: web_task}, maximum_steps=len(actions) + 1)
+    try:
+        browsergym_env.Chat = _NoChat
+        driver = ask(lambda: sync_playwright().start())
+        browsergym.core._set_global_playwright(driver)  # it keeps one for the process, bound to the thread that asks first
+        plain = ask(lambda: plain_browsergym(filled_url(web_task["start_urls"][0], site.urls())))
+        before = ask(lambda: _timed(plain.reset, plain.step, actions, rounds))
+        after = _timed(lambda: ours.reset(options={"task": task}), ours.step, actions, rounds)
+    finally:
+        browsergym_env.Chat = chat
+        ask(lambda: (plain.close(), driver.stop()))
+        browsergym.core._set_global_playwright(None)
+        worker.orders.put(None)
+        ours.close()
+    return dict(plain=before, ours=after, ratio=(before[0] / after[0], before[1] / after[1]))
+
 # %% ../../nbs/32_webarena.ipynb #345f4328
 def tree_text(
     node: dict,  # from `capture`
@@ -1532,7 +1640,7 @@ class WebArenaSite(Site):
         if page.locator("input[type=password]:visible").count():
             raise SiteFailed(f"{url} refuses the account {user}; has somebody changed it?")
 
-# %% ../../nbs/32_webarena.ipynb #d4ae9166
+# %% ../../nbs/32_webarena.ipynb #ae6d4d94
 @cache
 def webarena_tasks() -> dict[int, dict]:
     "The 812 tasks of WebArena-Verified by their number."
@@ -1597,7 +1705,7 @@ class WebArena(WebSuite):
         except SiteFailed as error:
             return [*super().missing(), str(error)]
 
-# %% ../../nbs/32_webarena.ipynb #9a762e86
+# %% ../../nbs/32_webarena.ipynb #d4ae9166
 @cache
 def _webarena_panel(numbers: tuple[int, ...], name: str) -> tuple[Task, ...]:
     tasks = [webarena_tasks()[number] for number in numbers]
