@@ -6,7 +6,7 @@ Docs: https://dreamgym.github.io/dreamgym/command_line.html.md"""
 
 # %% auto #0
 __all__ = ['app', 'explain', 'run_command', 'main', 'prepare', 'reproduce', 'seed_numbers', 'run_stages', 'experiment', 'doctor',
-           'check_adapter', 'evaluate', 'dream_panel', 'play_dream', 'dream', 'bench', 'report', 'run_tests']
+           'check_adapter', 'evaluate', 'dream_panel', 'play_dream', 'dream', 'shop', 'bench', 'report', 'run_tests']
 
 # %% ../nbs/93_command_line.ipynb #67dd2d30
 import contextlib
@@ -496,6 +496,16 @@ def dream(
 
         environment = DreamEnvironment(grounded_model(opened)[0], opened.scale.maximum_steps)
     play_dream(environment, task, console)
+
+# %% ../nbs/93_command_line.ipynb #82749ba4
+@app.command()
+def shop(
+    port: Annotated[int, typer.Option(help="Wanted port; another free one where it is taken.", min=0, max=65535)] = 8000,
+) -> None:
+    "Open the shop of the web suites on this machine, for people who want to look around."
+    from dreamgym.suites.shop import serve_shop
+
+    serve_shop(port)
 
 # %% ../nbs/93_command_line.ipynb #b3e4a7c2
 @app.command()

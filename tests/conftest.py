@@ -1,4 +1,4 @@
-"Shared fixtures. No test needs anything outside the checkout but the packages of `pip install -e .[dev]`."
+"Shared fixtures. No test needs anything outside the checkout but the packages of `pip install -e .[dev,webarena]`."
 
 import gc
 import json

@@ -14,7 +14,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 MAIN_LINE = "pip install -e . && dreamgym reproduce"
-TEST_LINE = 'pip install -e ".[dev]" && dreamgym test'
+TEST_LINE = 'pip install -e ".[dev,webarena]" && dreamgym test'
 TOP_LEVEL = {
     ".ci", ".gitattributes", ".github", ".gitignore", "CITATION.cff", "LICENSE", "README.md", "dreamgym",
     "environment.yml", "nbs", "pyproject.toml", "results", "settings.ini", "tests",
@@ -121,7 +121,7 @@ def test_the_workflow_runs_the_ci_script_with_pinned_actions():
 def test_the_conda_environment_installs_the_checkout():
     environment = yaml.safe_load(read("environment.yml"))
     assert environment["name"] == "dreamgym" and "python=3.11" in environment["dependencies"]
-    assert {"pip": ["-e .[dev]"]} in environment["dependencies"]
+    assert {"pip": ["-e .[dev,webarena]"]} in environment["dependencies"]
 
 
 def test_the_citation_is_valid():

@@ -161,7 +161,7 @@ def asked(goal: str) -> str:
     words = re.findall(r"[a-z]+", goal.lower())
     return ", ".join(dict.fromkeys(word for word in words if word not in _SMALL)) or "nothing"
 
-
+# %% ../../nbs/31_text_worlds.ipynb #f7e85e9a
 def wanted(
     goal: str,
     state: str,  # before the action
