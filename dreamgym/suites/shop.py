@@ -384,10 +384,10 @@ _STARS = {name: number for number, name in enumerate(("One", "Two", "Three", "Fo
 
 def spoken_stars(get_response):
     "A part of the server that says stars in words too, for those who cannot see them: screen readers and agents."
-    pattern = re.compile(rb'(<(?:p|h3) class="star-rating (One|Two|Three|Four|Five)">)')
+    pattern = re.compile(rb'class="star-rating (One|Two|Three|Four|Five)">\s*(?:<span>\s*)?(?:<i [^>]*></i>\s*){5}')
 
     def spoken(found: re.Match) -> bytes:
-        return found[1] + f'<span class="sr-only">{_STARS[found[2].decode()]} of 5 stars</span>'.encode()
+        return found[0] + f'<span class="sr-only">{_STARS[found[1].decode()]} of 5 stars</span>'.encode()
 
     def answer(request):
         response = get_response(request)
@@ -400,7 +400,10 @@ def spoken_stars(get_response):
 # %% ../../nbs/33_shop.ipynb #a78bfec2
 _OVERRIDES = {
     "oscar/base.html": """{% extends "oscar/base.html" %}{% load static %}
-{% block cdn_scripts %}<script src="{% static 'oscar/js/jquery/jquery.min.js' %}"></script>{% endblock %}""",
+{% block cdn_scripts %}<script src="{% static 'oscar/js/jquery/jquery.min.js' %}"></script>{% endblock %}
+{% block extrastyles %}{{ block.super }}<style>
+.reviewrating select { display: inline-block !important } .reviewrating .star-rating { display: none }
+</style>{% endblock %}""",
     "oscar/checkout/payment_details.html": """{% extends "oscar/checkout/payment_details.html" %}
 {% block payment_details_content %}<p>There is nothing to pay now: an invoice comes with the goods.</p>
 <a id="view_preview" href="{% url 'checkout:preview' %}" class="btn btn-primary btn-lg">Continue</a>{% endblock %}""",
