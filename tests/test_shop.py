@@ -347,7 +347,9 @@ def test_stars_are_told_in_words(server):
     (title, number, rating), *_ = rows(server.database, "SELECT title, id, rating FROM catalogue_product WHERE rating = 4")
     page = Visitor(server)(f"/catalogue/x_{number}/")
     page = Visitor(server)(page[1])[2] if page[1] else page[2]
-    assert title in page and '<span class="sr-only">4 of 5 stars</span>' in page
+    words = r'star-rating Four">\s*(<i [^>]*></i>\s*){5}<span class="sr-only">4 of 5 stars</span>'
+    assert title in page and re.search(words, page), "after the pictures: styles count from the first of them"
+    assert page.count('class="sr-only">') >= 1 + page.count('<article class="review">') >= 2, "every review tells its own"
 
 
 # ---------------------------------------------------------------- what customers do

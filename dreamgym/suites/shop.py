@@ -384,10 +384,10 @@ _STARS = {name: number for number, name in enumerate(("One", "Two", "Three", "Fo
 
 def spoken_stars(get_response):
     "A part of the server that says stars in words too, for those who cannot see them: screen readers and agents."
-    pattern = re.compile(rb'(<(?:p|h3) class="star-rating (One|Two|Three|Four|Five)">)')
+    pattern = re.compile(rb'class="star-rating (One|Two|Three|Four|Five)">\s*(?:<span>\s*)?(?:<i [^>]*></i>\s*){5}')
 
     def spoken(found: re.Match) -> bytes:
-        return found[1] + f'<span class="sr-only">{_STARS[found[2].decode()]} of 5 stars</span>'.encode()
+        return found[0] + f'<span class="sr-only">{_STARS[found[1].decode()]} of 5 stars</span>'.encode()
 
     def answer(request):
         response = get_response(request)
