@@ -7,12 +7,12 @@ Docs: https://dreamgym.github.io/dreamgym/webarena.html.md"""
 # %% auto #0
 __all__ = ['STATUSES', 'KINDS', 'ACTIONS', 'WEBARENA_VARIABLES', 'LITE_TASK_IDS', 'SiteFailed', 'Site', 'checked_web_task',
            'filled_url', 'missing_for_the_web', 'read_answer', 'score_answer', 'WebBrowser', 'BrowserThread',
-           'TraceRecorder', 'redacted', 'save_trace', 'capture', 'slim_tree', 'abstract_state', 'read_page',
-           'WebAction', 'parse_web_action', 'WebElement', 'web_elements', 'offered_options', 'check_web_action',
+           'TraceRecorder', 'redacted', 'save_trace', 'capture', 'slim_tree', 'tree_text', 'WebElement', 'web_elements',
+           'abstract_state', 'read_page', 'WebAction', 'parse_web_action', 'offered_options', 'check_web_action',
            'describe_web_action', 'WebGrammar', 'WebEnvironment', 'with_remarks', 'checked_reading', 'WebSuite',
-           'WebTasks', 'random_web_action', 'plain_browsergym', 'compare_speed', 'tree_text', 'ModelReader',
-           'webarena_urls', 'WebArenaSite', 'webarena_tasks', 'hard_task_ids', 'panel_of_template', 'WebArena',
-           'WebArenaLite', 'WebArenaHard']
+           'WebTasks', 'random_web_action', 'plain_browsergym', 'compare_speed', 'ModelReader', 'webarena_urls',
+           'WebArenaSite', 'webarena_tasks', 'hard_task_ids', 'panel_of_template', 'WebArena', 'WebArenaLite',
+           'WebArenaHard']
 
 # %% ../../nbs/32_webarena.ipynb #bd4d4a19
 import json
@@ -115,7 +115,7 @@ def filled_url(
         raise SiteFailed(f"No address is known for {url[:60]!r}; the site offers {', '.join(urls) or 'none'}.")
     return url
 
-# %% ../../nbs/32_webarena.ipynb #f58fde9a
+
 def missing_for_the_web() -> list[str]:
     "What this machine lacks for web tasks, a sentence each."
     lacking = [name for name in ("playwright", "browsergym", "webarena_verified") if not find_spec(name)]
@@ -516,17 +516,17 @@ _UNLOOK = """() => { for (const icon of document.querySelectorAll('[dreamgym-ico
 # %% ../../nbs/32_webarena.ipynb #407087bc
 @cache
 def _marking() -> tuple[str, str]:
-    "BrowserGym's scripts that give elements their ids and take the traces away; they need not wait for what is in view."
+    "BrowserGym's scripts that give elements their ids and take the traces away, each with ours, in one call to the browser."
     mark, unmark = (pkgutil.get_data("browsergym.core", f"javascript/frame_{name}_elements.js").decode()
                     for name in ("mark", "unmark"))
-    return mark.replace("visibility_marking_timeout = 1000", "visibility_marking_timeout = 0").replace(
-        "interval=40", "interval=1"), unmark
+    mark = mark.replace("visibility_marking_timeout = 1000", "visibility_marking_timeout = 0").replace("interval=40", "interval=1")
+    return (f"async names => {{\nconst mark = {mark}\nawait mark(names);\nreturn ({_LOOK})();\n}}",
+            f"() => {{\nconst unmark = {unmark}\nunmark();\n({_UNLOOK})();\n}}")
 
 
-def _frames(frame, number: str = "") -> Iterator[tuple]:
-    "Frames with their ids, from the outermost; each is marked before its children are asked for theirs."
-    frame.evaluate(_marking()[0], [number, "bid", "standard_html"])
-    yield frame
+def _frames(frame, number: str = "") -> Iterator[tuple]:  # frames of playwright, with what was seen in them
+    "Frames from the outermost inwards; each is marked before its children are asked for their ids."
+    yield frame, frame.evaluate(_marking()[0], [number, "bid", "standard_html"])
     for child in frame.child_frames:
         if child.is_detached():
             continue
@@ -545,21 +545,27 @@ def capture(
 
     for attempt in range(4):
         try:
-            frames, look = list(_frames(page.main_frame)), dict(inline=[], gap=[], click=[])
-            for frame in frames:
-                for name, found in frame.evaluate(_LOOK).items():
-                    look[name] += found
-            nodes = extract_merged_axtree(page)["nodes"]
-            for frame in frames:
+            frames = list(_frames(page.main_frame))
+            nodes = extract_merged_axtree(_one_session(page))["nodes"]
+            for frame, _ in frames:
                 frame.evaluate(_marking()[1])
-                frame.evaluate(_UNLOOK)
-            return slim_tree(nodes, **{name: set(found) for name, found in look.items()}) | dict(url=page.url)
+            look = {name: {number for _, found in frames for number in found[name]} for name in ("inline", "gap", "click")}
+            return slim_tree(nodes, **look) | dict(url=page.url)
         except (Error, AssertionError, KeyError):  # the page moved on while it was read
             if attempt == 3 or page.is_closed():
                 raise
             page.wait_for_timeout(100)
 
-# %% ../../nbs/32_webarena.ipynb #a5aa860d
+# %% ../../nbs/32_webarena.ipynb #26141810
+def _one_session(page) -> SimpleNamespace:
+    "The page as BrowserGym's reader sees it: it opens and closes a line to the browser at each turn; here one stays open."
+    line = getattr(page, "dreamgym_line", None)
+    if line is None:
+        line = page.dreamgym_line = page.context.new_cdp_session(page)
+    session = SimpleNamespace(send=line.send, detach=lambda: None)
+    return SimpleNamespace(context=SimpleNamespace(new_cdp_session=lambda _: session))
+
+
 _UNHEARD = ("InlineTextBox", "ListMarker", "none", "presentation", "LineBreak")
 
 
@@ -606,7 +612,41 @@ def _slim(node: Mapping, look: tuple, children: Callable) -> dict:
         children=[] if role == "StaticText" else children(node))
     return {name: value for name, value in small.items() if value}
 
-# %% ../../nbs/32_webarena.ipynb #d5764c2e
+
+def tree_text(
+    node: dict,  # from `capture`
+    depth: int = 0,
+) -> str:  # one line a node, indented
+    "The whole tree as text: what a state is made from."
+    name, value = (" ".join(node.get(key, "").split())[:400] for key in ("name", "value"))
+    head = f"[{node['id']}] " if node.get("id") else ""
+    line = f'{"  " * depth}{head}{node["role"]} "{name}"{f" = {value}" if value else ""} {" ".join(node.get("states", ()))}'.rstrip()
+    return "\n".join([line, *(tree_text(child, depth + 1) for child in node.get("children", ()))])
+
+# %% ../../nbs/32_webarena.ipynb #38febf22
+_ELEMENT = re.compile(r'\[([A-Za-z]*[0-9]+)\] ([a-z]+) "([^"\n]*)"(?: = "([^"\n]*)")?(?: \(((?:[^()\n]|\([^()\n]*\))*)\))?')
+
+
+class WebElement(NamedTuple):
+    "An element of a state."
+
+    id: str  # BrowserGym's
+    kind: str  # one of the values of `KINDS`, or clickable
+    name: str
+    value: str = ""  # what it holds
+    notes: tuple[str, ...] = ()  # its options, or its states
+
+
+def web_elements(
+    state: str,  # as `read_page` writes it
+) -> dict[str, WebElement]:  # by id, in the order of the page
+    "The elements that a state names."
+    found = {}
+    for number, kind, name, value, notes in _ELEMENT.findall(state):
+        found.setdefault(number, WebElement(number, kind, name, value, tuple(notes.split("; ")) if notes else ()))
+    return found
+
+
 KINDS = {  # role of an element that can be acted on -> its kind in a state
     "link": "link", "button": "button", "DisclosureTriangle": "button", "textbox": "textbox", "searchbox": "textbox",
     "spinbutton": "textbox", "Date": "textbox", "DateTime": "textbox", "InputTime": "textbox", "combobox": "combobox",
@@ -933,29 +973,6 @@ def parse_web_action(
         raise InvalidAction("An action holds no control characters.")
     return WebAction(found[1], arguments)
 
-# %% ../../nbs/32_webarena.ipynb #38febf22
-_ELEMENT = re.compile(r'\[([A-Za-z]*[0-9]+)\] ([a-z]+) "([^"\n]*)"(?: = "([^"\n]*)")?(?: \(((?:[^()\n]|\([^()\n]*\))*)\))?')
-
-
-class WebElement(NamedTuple):
-    "An element of a state."
-
-    id: str  # BrowserGym's
-    kind: str  # one of the values of `KINDS`, or clickable
-    name: str
-    value: str = ""  # what it holds
-    notes: tuple[str, ...] = ()  # its options, or its states
-
-
-def web_elements(
-    state: str,  # as `read_page` writes it
-) -> dict[str, WebElement]:  # by id, in the order of the page
-    "The elements that a state names."
-    found = {}
-    for number, kind, name, value, notes in _ELEMENT.findall(state):
-        found.setdefault(number, WebElement(number, kind, name, value, tuple(notes.split("; ")) if notes else ()))
-    return found
-
 # %% ../../nbs/32_webarena.ipynb #441bbe87
 _CHOICES = ("combobox", "listbox")
 _STATE_WORDS = {"checked", "selected", "pressed", "disabled", "expanded", "collapsed"}
@@ -1220,7 +1237,6 @@ def _settle(self: WebEnvironment) -> None:
     from playwright.sync_api import Error
 
     end, fetched = time.monotonic() + self.patience, False
-    self._pause(1)  # messages about what has begun come in
     while not self.page.is_closed():
         while (waiting := self.recorder.waiting(_DATA_PATIENCE)) and time.monotonic() < end:
             fetched = fetched or waiting[0].resource_type != "document"
@@ -1346,7 +1362,8 @@ def _carry_out(self: WebEnvironment, action: WebAction) -> str:
         if address:
             self.page.goto(address, wait_until="domcontentloaded")  # BrowserGym's would wait for every picture
             return ""
-        code = _action_set().to_python_code(str(action))
+        # half a second, BrowserGym's limit for a click, is missed on a busy machine, and then the same episode ends otherwise
+        code = _action_set().to_python_code(str(action)).replace("timeout=500", "timeout=3000")
         execute_python_code(code, self.page, send_message_to_user=None, report_infeasible_instructions=None)
     except (Error, ValueError) as error:  # what cannot be clicked stays as it is
         if not self.browser.alive() or "Target page, context or browser has been closed" in str(error):
@@ -1566,18 +1583,7 @@ def compare_speed(
         ours.close()
     return dict(plain=before, ours=after, ratio=(before[0] / after[0], before[1] / after[1]))
 
-# %% ../../nbs/32_webarena.ipynb #345f4328
-def tree_text(
-    node: dict,  # from `capture`
-    depth: int = 0,
-) -> str:  # one line a node, indented
-    "The whole tree as text: what a state is made from."
-    name, value = _flat(node.get("name", ""), 400), _flat(node.get("value", ""), 400)
-    head = f"[{node['id']}] " if node.get("id") else ""
-    line = f'{"  " * depth}{head}{node["role"]} "{name}"{f" = {value}" if value else ""} {" ".join(node.get("states", ()))}'.rstrip()
-    return "\n".join([line, *(tree_text(child, depth + 1) for child in node.get("children", ()))])
-
-
+# %% ../../nbs/32_webarena.ipynb #6b5830ba
 _READER = """You turn the accessibility tree of a web page into a short state for an agent. Keep the form of the draft: a first line
 `Page: title | path`, then one line an element, a text, or a row of a table. Copy every element exactly as the draft writes it,
 `[id] kind "name"` with value and brackets, or leave it out where no task could need it. Shorten texts, and drop what says nothing.
@@ -1661,7 +1667,7 @@ def hard_task_ids() -> list[int]:
     folder = Path(find_spec("webarena_verified").origin).parent / "assets" / "dataset" / "subsets"
     return sorted(json.loads((folder / "webarena-verified-hard.json").read_text(encoding="utf-8"))["task_ids"])
 
-# %% ../../nbs/32_webarena.ipynb #5569a1c6
+
 # The 165 tasks of WebArena-Lite (Liu and others, VisualAgentBench, 2024), as browsergym-webarenalite 0.14.3 lists them.
 LITE_TASK_IDS = tuple(map(int, """
     4 7 15 20 23 27 33 37 43 44 48 56 58 65 69 71 75 77 82 88 93 95 96 97 98 103 109 115 117 118 123 125 127 131 135 139 144
