@@ -1078,6 +1078,7 @@ class WebEnvironment(TextEnvironment):
         patience: float = 20.0,  # seconds for a page
     ):
         self.site, self.tasks, self.maximum_steps, self.patience = site, tasks, maximum_steps, patience
+        self.limit = 5 * patience  # seconds for a whole reset or step; then the browser is ended
         self.page_reader, self.traces = page_reader, Path(traces) if traces else None
         self.grammar, self.failed_readings = WebGrammar(), Counter()
         self.browser = self.context = self.page = self.recorder = self.task = self.worker = None
@@ -1106,7 +1107,7 @@ def _ask(self: WebEnvironment, function: Callable):
     "Run a function in the browser's thread. A browser that gives no answer is ended, which frees the thread."
     self.worker = self.worker or BrowserThread()
     try:
-        return self.worker.ask(function, 5 * self.patience, self._give_up)
+        return self.worker.ask(function, self.limit, self._give_up)
     except Empty:
         self.worker = self.browser = self.context = self.task = None  # whatever holds the thread, the next episode gets another
         raise SiteFailed("The browser does not answer.") from None
