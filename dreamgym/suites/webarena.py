@@ -906,8 +906,8 @@ def _dialog(self: _PageWriter, node: dict, pieces: _Pieces) -> None:
 
 
 _WRITERS = {"row": _PageWriter._row, "listitem": _PageWriter._item, "article": _PageWriter._item,
-            "heading": _PageWriter._heading, "LabelText": _PageWriter._label, "alert": _PageWriter._notice, "status": _PageWriter._notice,
-            "term": _PageWriter._term, "definition": _PageWriter._definition, "dialog": _PageWriter._dialog,
+            "heading": _PageWriter._heading, "LabelText": _PageWriter._label, "alert": _PageWriter._notice,
+            "status": _PageWriter._notice, "term": _PageWriter._term, "definition": _PageWriter._definition, "dialog": _PageWriter._dialog,
             "alertdialog": _PageWriter._dialog}
 
 # %% ../../nbs/32_webarena.ipynb #6f873744
@@ -1038,7 +1038,8 @@ def describe_web_action(
         return words[name]
     last = texts[-1]
     return {"fill": f'fill {where} with "{last}"', "select_option": f'select "{last}" in {where}',
-            "press": f"press {last} in {where}", "goto": f"go to {last}", "send_msg_to_user": f'say "{last}"', "report_infeasible": f'give up: "{last}"'}[name]
+            "press": f"press {last} in {where}", "goto": f"go to {last}", "send_msg_to_user": f'say "{last}"',
+            "report_infeasible": f'give up: "{last}"'}[name]
 
 # %% ../../nbs/32_webarena.ipynb #a5b8248c
 class WebGrammar(Grammar):
@@ -1348,7 +1349,7 @@ def _act(self: WebEnvironment, action: WebAction) -> str:
         self.state = self._read()
     return fault
 
-# %% ../../nbs/32_webarena.ipynb #55281e87
+
 @cache
 def _action_set():
     "BrowserGym's actions, one at a time."
@@ -1356,7 +1357,7 @@ def _action_set():
 
     return HighLevelActionSet(subsets=["chat", "infeas", "bid", "nav"], multiaction=False, demo_mode="off")
 
-
+# %% ../../nbs/32_webarena.ipynb #8f47e9c5
 @patch
 def _carry_out(self: WebEnvironment, action: WebAction) -> str:
     "Let BrowserGym carry out an action on the page."
