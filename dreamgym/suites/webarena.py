@@ -7,12 +7,12 @@ Docs: https://dreamgym.github.io/dreamgym/webarena.html.md"""
 # %% auto #0
 __all__ = ['STATUSES', 'KINDS', 'ACTIONS', 'WEBARENA_VARIABLES', 'LITE_TASK_IDS', 'SiteFailed', 'Site', 'checked_web_task',
            'filled_url', 'missing_for_the_web', 'read_answer', 'score_answer', 'WebBrowser', 'BrowserThread',
-           'TraceRecorder', 'redacted', 'save_trace', 'capture', 'slim_tree', 'abstract_state', 'read_page',
-           'WebAction', 'parse_web_action', 'WebElement', 'web_elements', 'offered_options', 'check_web_action',
+           'TraceRecorder', 'redacted', 'save_trace', 'capture', 'slim_tree', 'tree_text', 'WebElement', 'web_elements',
+           'abstract_state', 'read_page', 'WebAction', 'parse_web_action', 'offered_options', 'check_web_action',
            'describe_web_action', 'WebGrammar', 'WebEnvironment', 'with_remarks', 'checked_reading', 'WebSuite',
-           'WebTasks', 'random_web_action', 'plain_browsergym', 'compare_speed', 'tree_text', 'ModelReader',
-           'webarena_urls', 'WebArenaSite', 'webarena_tasks', 'hard_task_ids', 'panel_of_template', 'WebArena',
-           'WebArenaLite', 'WebArenaHard']
+           'WebTasks', 'random_web_action', 'plain_browsergym', 'compare_speed', 'ModelReader', 'webarena_urls',
+           'WebArenaSite', 'webarena_tasks', 'hard_task_ids', 'panel_of_template', 'WebArena', 'WebArenaLite',
+           'WebArenaHard']
 
 # %% ../../nbs/32_webarena.ipynb #bd4d4a19
 import json
@@ -97,7 +97,8 @@ def checked_web_task(
     if not isinstance(task, dict):
         raise DreamgymError(f"A web task is a dictionary in WebArena-Verified's format, not a {type(task).__name__}.")
     if missing := [key for key in _TASK_KEYS if key not in task]:
-        raise DreamgymError(f"The web task {task.get('task_id', '')!s:.20} lacks {', '.join(missing)}; see WebArena-Verified's format.")
+        raise DreamgymError(f"The web task {task.get('task_id', '')!s:.20} lacks {', '.join(missing)}; "
+                            "see WebArena-Verified's format.")
     if not task["start_urls"] or not any(check.get("evaluator") == "AgentResponseEvaluator" for check in task["eval"]):
         raise DreamgymError(f"The web task {task['task_id']} needs a start page and an AgentResponseEvaluator.")
     return task
@@ -115,7 +116,7 @@ def filled_url(
         raise SiteFailed(f"No address is known for {url[:60]!r}; the site offers {', '.join(urls) or 'none'}.")
     return url
 
-# %% ../../nbs/32_webarena.ipynb #f58fde9a
+
 def missing_for_the_web() -> list[str]:
     "What this machine lacks for web tasks, a sentence each."
     lacking = [name for name in ("playwright", "browsergym", "webarena_verified") if not find_spec(name)]
@@ -220,7 +221,8 @@ for round in $(seq 40); do
   found=
   for process in /proc/[0-9]*; do
     number=${process#/proc/}
-    if [ "$number" != $$ ] && tr '\\0' '\\n' < "$process/cmdline" 2>/dev/null | grep -qxF -- "$1"; then found=1; kill -9 "$number"; fi
+    [ "$number" = $$ ] && continue
+    if tr '\\0' '\\n' < "$process/cmdline" 2>/dev/null | grep -qxF -- "$1"; then found=1; kill -9 "$number"; fi
   done
   case "$profile" in */playwright_chromiumdev_profile-*) rm -rf -- "$profile" ;; esac
   [ -z "$found" ] && exit
@@ -247,12 +249,14 @@ class WebBrowser:
 
         program, mark = find_browser(), f"--dreamgym-web={secrets.token_hex(8)}"
         quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self.guard = subprocess.Popen(["/bin/sh", "-c", _GUARD, "guard", mark], stdin=subprocess.PIPE, start_new_session=True, **quiet)
+        self.guard = subprocess.Popen(["/bin/sh", "-c", _GUARD, "guard", mark], stdin=subprocess.PIPE, start_new_session=True,
+                                      **quiet)
         self.door = _closed_door()
         self.playwright = sync_playwright().start()
         try:
             self.playwright.selectors.set_test_id_attribute("bid")
-            self.browser = self.playwright.chromium.launch(executable_path=program, args=[*_BROWSER_FLAGS, mark], timeout=60_000)
+            self.browser = self.playwright.chromium.launch(
+                executable_path=program, args=[*_BROWSER_FLAGS, mark], timeout=60_000)
             self.guard.stdin.write(f"{_profile_of(mark)}\n".encode())
             self.guard.stdin.flush()
         except BaseException:
@@ -456,7 +460,9 @@ def redacted(
     trace: list[dict],  # entries of an archive
 ) -> list[dict]:  # the same without cookies, keys, passwords and bodies
     "A trace that may be written down."
-    hide = lambda pairs, secret: [pair | dict(value=_HIDDEN) if secret(pair["name"].lower()) else pair for pair in pairs]  # noqa: E731
+    def hide(pairs: list[dict], secret: Callable) -> list[dict]:
+        return [pair | dict(value=_HIDDEN) if secret(pair["name"].lower()) else pair for pair in pairs]
+
     output = []
     for entry in trace:
         sent, got = dict(entry["request"]), dict(entry["response"])
@@ -516,17 +522,18 @@ _UNLOOK = """() => { for (const icon of document.querySelectorAll('[dreamgym-ico
 # %% ../../nbs/32_webarena.ipynb #407087bc
 @cache
 def _marking() -> tuple[str, str]:
-    "BrowserGym's scripts that give elements their ids and take the traces away; they need not wait for what is in view."
+    "BrowserGym's scripts that give elements their ids and take the traces away, each with ours, in one call to the browser."
     mark, unmark = (pkgutil.get_data("browsergym.core", f"javascript/frame_{name}_elements.js").decode()
                     for name in ("mark", "unmark"))
-    return mark.replace("visibility_marking_timeout = 1000", "visibility_marking_timeout = 0").replace(
-        "interval=40", "interval=1"), unmark
+    mark = mark.replace("visibility_marking_timeout = 1000", "visibility_marking_timeout = 0")
+    mark = mark.replace("interval=40", "interval=1")
+    return (f"async names => {{\nconst mark = {mark}\nawait mark(names);\nreturn ({_LOOK})();\n}}",
+            f"() => {{\nconst unmark = {unmark}\nunmark();\n({_UNLOOK})();\n}}")
 
 
-def _frames(frame, number: str = "") -> Iterator[tuple]:
-    "Frames with their ids, from the outermost; each is marked before its children are asked for theirs."
-    frame.evaluate(_marking()[0], [number, "bid", "standard_html"])
-    yield frame
+def _frames(frame, number: str = "") -> Iterator[tuple]:  # frames of playwright, with what was seen in them
+    "Frames from the outermost inwards; each is marked before its children are asked for their ids."
+    yield frame, frame.evaluate(_marking()[0], [number, "bid", "standard_html"])
     for child in frame.child_frames:
         if child.is_detached():
             continue
@@ -545,21 +552,27 @@ def capture(
 
     for attempt in range(4):
         try:
-            frames, look = list(_frames(page.main_frame)), dict(inline=[], gap=[], click=[])
-            for frame in frames:
-                for name, found in frame.evaluate(_LOOK).items():
-                    look[name] += found
-            nodes = extract_merged_axtree(page)["nodes"]
-            for frame in frames:
+            frames = list(_frames(page.main_frame))
+            nodes = extract_merged_axtree(_one_session(page))["nodes"]
+            for frame, _ in frames:
                 frame.evaluate(_marking()[1])
-                frame.evaluate(_UNLOOK)
-            return slim_tree(nodes, **{name: set(found) for name, found in look.items()}) | dict(url=page.url)
+            look = {name: {number for _, found in frames for number in found[name]} for name in ("inline", "gap", "click")}
+            return slim_tree(nodes, **look) | dict(url=page.url)
         except (Error, AssertionError, KeyError):  # the page moved on while it was read
             if attempt == 3 or page.is_closed():
                 raise
             page.wait_for_timeout(100)
 
-# %% ../../nbs/32_webarena.ipynb #a5aa860d
+# %% ../../nbs/32_webarena.ipynb #26141810
+def _one_session(page) -> SimpleNamespace:
+    "The page as BrowserGym's reader sees it: it opens and closes a line to the browser at each turn; here one stays open."
+    line = getattr(page, "dreamgym_line", None)
+    if line is None:
+        line = page.dreamgym_line = page.context.new_cdp_session(page)
+    session = SimpleNamespace(send=line.send, detach=lambda: None)
+    return SimpleNamespace(context=SimpleNamespace(new_cdp_session=lambda _: session))
+
+
 _UNHEARD = ("InlineTextBox", "ListMarker", "none", "presentation", "LineBreak")
 
 
@@ -594,7 +607,8 @@ def _slim(node: Mapping, look: tuple, children: Callable) -> dict:
     "One node of a tree, without what is empty."
     role, bid, (inline, gap, click) = node["role"]["value"], node.get("browsergym_id", ""), look
     facts = {fact["name"]: fact.get("value", {}).get("value") for fact in node.get("properties", ())}
-    states = [name for name in ("checked", "selected", "pressed", "disabled") if str(facts.get(name)).lower() in ("true", "mixed")]
+    states = [name for name in ("checked", "selected", "pressed", "disabled")
+              if str(facts.get(name)).lower() in ("true", "mixed")]
     if facts.get("expanded") is not None and role not in ("combobox", "row"):
         states.append("expanded" if facts["expanded"] else "collapsed")
     if role == "generic" and facts.get("editable") in ("plaintext", "richtext") and facts.get("focusable"):
@@ -606,7 +620,42 @@ def _slim(node: Mapping, look: tuple, children: Callable) -> dict:
         children=[] if role == "StaticText" else children(node))
     return {name: value for name, value in small.items() if value}
 
-# %% ../../nbs/32_webarena.ipynb #d5764c2e
+
+def tree_text(
+    node: dict,  # from `capture`
+    depth: int = 0,
+) -> str:  # one line a node, indented
+    "The whole tree as text: what a state is made from."
+    name, value = (" ".join(node.get(key, "").split())[:400] for key in ("name", "value"))
+    head = f"[{node['id']}] " if node.get("id") else ""
+    shown = f" = {value}" if value else ""
+    line = f'{"  " * depth}{head}{node["role"]} "{name}"{shown} {" ".join(node.get("states", ()))}'.rstrip()
+    return "\n".join([line, *(tree_text(child, depth + 1) for child in node.get("children", ()))])
+
+# %% ../../nbs/32_webarena.ipynb #38febf22
+_ELEMENT = re.compile(r'\[([A-Za-z]*[0-9]+)\] ([a-z]+) "([^"\n]*)"(?: = "([^"\n]*)")?(?: \(((?:[^()\n]|\([^()\n]*\))*)\))?')
+
+
+class WebElement(NamedTuple):
+    "An element of a state."
+
+    id: str  # BrowserGym's
+    kind: str  # one of the values of `KINDS`, or clickable
+    name: str
+    value: str = ""  # what it holds
+    notes: tuple[str, ...] = ()  # its options, or its states
+
+
+def web_elements(
+    state: str,  # as `read_page` writes it
+) -> dict[str, WebElement]:  # by id, in the order of the page
+    "The elements that a state names."
+    found = {}
+    for number, kind, name, value, notes in _ELEMENT.findall(state):
+        found.setdefault(number, WebElement(number, kind, name, value, tuple(notes.split("; ")) if notes else ()))
+    return found
+
+
 KINDS = {  # role of an element that can be acted on -> its kind in a state
     "link": "link", "button": "button", "DisclosureTriangle": "button", "textbox": "textbox", "searchbox": "textbox",
     "spinbutton": "textbox", "Date": "textbox", "DateTime": "textbox", "InputTime": "textbox", "combobox": "combobox",
@@ -856,9 +905,9 @@ def _dialog(self: _PageWriter, node: dict, pieces: _Pieces) -> None:
         pieces.put(piece)
 
 
-_WRITERS = {"row": _PageWriter._row, "listitem": _PageWriter._item, "article": _PageWriter._item, "heading": _PageWriter._heading,
-            "LabelText": _PageWriter._label, "alert": _PageWriter._notice, "status": _PageWriter._notice,
-            "term": _PageWriter._term, "definition": _PageWriter._definition, "dialog": _PageWriter._dialog,
+_WRITERS = {"row": _PageWriter._row, "listitem": _PageWriter._item, "article": _PageWriter._item,
+            "heading": _PageWriter._heading, "LabelText": _PageWriter._label, "alert": _PageWriter._notice,
+            "status": _PageWriter._notice, "term": _PageWriter._term, "definition": _PageWriter._definition, "dialog": _PageWriter._dialog,
             "alertdialog": _PageWriter._dialog}
 
 # %% ../../nbs/32_webarena.ipynb #6f873744
@@ -933,29 +982,6 @@ def parse_web_action(
         raise InvalidAction("An action holds no control characters.")
     return WebAction(found[1], arguments)
 
-# %% ../../nbs/32_webarena.ipynb #38febf22
-_ELEMENT = re.compile(r'\[([A-Za-z]*[0-9]+)\] ([a-z]+) "([^"\n]*)"(?: = "([^"\n]*)")?(?: \(((?:[^()\n]|\([^()\n]*\))*)\))?')
-
-
-class WebElement(NamedTuple):
-    "An element of a state."
-
-    id: str  # BrowserGym's
-    kind: str  # one of the values of `KINDS`, or clickable
-    name: str
-    value: str = ""  # what it holds
-    notes: tuple[str, ...] = ()  # its options, or its states
-
-
-def web_elements(
-    state: str,  # as `read_page` writes it
-) -> dict[str, WebElement]:  # by id, in the order of the page
-    "The elements that a state names."
-    found = {}
-    for number, kind, name, value, notes in _ELEMENT.findall(state):
-        found.setdefault(number, WebElement(number, kind, name, value, tuple(notes.split("; ")) if notes else ()))
-    return found
-
 # %% ../../nbs/32_webarena.ipynb #441bbe87
 _CHOICES = ("combobox", "listbox")
 _STATE_WORDS = {"checked", "selected", "pressed", "disabled", "expanded", "collapsed"}
@@ -1011,18 +1037,20 @@ def describe_web_action(
     if name in words:
         return words[name]
     last = texts[-1]
-    return {"fill": f'fill {where} with "{last}"', "select_option": f'select "{last}" in {where}', "press": f"press {last} in {where}",
-            "goto": f"go to {last}", "send_msg_to_user": f'say "{last}"', "report_infeasible": f'give up: "{last}"'}[name]
+    return {"fill": f'fill {where} with "{last}"', "select_option": f'select "{last}" in {where}',
+            "press": f"press {last} in {where}", "goto": f"go to {last}", "send_msg_to_user": f'say "{last}"',
+            "report_infeasible": f'give up: "{last}"'}[name]
 
 # %% ../../nbs/32_webarena.ipynb #a5b8248c
 class WebGrammar(Grammar):
     "States of real pages, and BrowserGym's actions."
 
-    hint = ("A state begins with `Page: title | path` and `Menu:` with the elements around the content; then one line an element, "
-            "a text, or a row of a table. An element is `[id] kind \"name\"`, with `= \"value\"` and, in brackets, its options or states. "
-            "An action is one call: click('12'), fill('12', 'text'), select_option('12', 'option'), press('12', 'Enter'), hover('12'), "
-            "scroll(0, 500), goto('/path'), go_back(), go_forward(), noop(); send_msg_to_user('answer') ends the episode with the "
-            "answer (`done` where nothing is asked for, several items separated by `; `), report_infeasible('why') gives up.")
+    hint = ("A state begins with `Page: title | path` and `Menu:` with the elements around the content; then one line an "
+            "element, a text, or a row of a table. An element is `[id] kind \"name\"`, with `= \"value\"` and, in brackets, its "
+            "options or states. An action is one call: click('12'), fill('12', 'text'), select_option('12', 'option'), "
+            "press('12', 'Enter'), hover('12'), scroll(0, 500), goto('/path'), go_back(), go_forward(), noop(); "
+            "send_msg_to_user('answer') ends the episode with the answer (`done` where nothing is asked for, several items "
+            "separated by `; `), report_infeasible('why') gives up.")
 
     def check_state(self, state: str) -> None:
         "A first line with title and path, no empty lines, no element twice."
@@ -1046,10 +1074,8 @@ class WebEnvironment(TextEnvironment):
     """Web tasks, one episode at a time: one browser, a fresh context an episode, in a thread of its own.
 
     A new tab becomes the page, and `go_back` on a tab without a past closes it. Dialogs are accepted and told in the state,
-    downloads are cancelled. `failed_readings` counts states that `page_reader` wrote wrongly, so that the rules' state stood in.
+    downloads are cancelled. `failed_readings` counts states of `page_reader` for which the rules' state stood in.
     """
-
-    maximum_steps = 15
 
     def __init__(
         self,
@@ -1061,6 +1087,7 @@ class WebEnvironment(TextEnvironment):
         patience: float = 20.0,  # seconds for a page
     ):
         self.site, self.tasks, self.maximum_steps, self.patience = site, tasks, maximum_steps, patience
+        self.limit = 5 * patience  # seconds for a whole reset or step
         self.page_reader, self.traces = page_reader, Path(traces) if traces else None
         self.grammar, self.failed_readings = WebGrammar(), Counter()
         self.browser = self.context = self.page = self.recorder = self.task = self.worker = None
@@ -1089,7 +1116,7 @@ def _ask(self: WebEnvironment, function: Callable):
     "Run a function in the browser's thread. A browser that gives no answer is ended, which frees the thread."
     self.worker = self.worker or BrowserThread()
     try:
-        return self.worker.ask(function, 5 * self.patience, self._give_up)
+        return self.worker.ask(function, self.limit, self._give_up)
     except Empty:
         self.worker = self.browser = self.context = self.task = None  # whatever holds the thread, the next episode gets another
         raise SiteFailed("The browser does not answer.") from None
@@ -1220,7 +1247,6 @@ def _settle(self: WebEnvironment) -> None:
     from playwright.sync_api import Error
 
     end, fetched = time.monotonic() + self.patience, False
-    self._pause(1)  # messages about what has begun come in
     while not self.page.is_closed():
         while (waiting := self.recorder.waiting(_DATA_PATIENCE)) and time.monotonic() < end:
             fetched = fetched or waiting[0].resource_type != "document"
@@ -1323,9 +1349,6 @@ def _act(self: WebEnvironment, action: WebAction) -> str:
         self.state = self._read()
     return fault
 
-# %% ../../nbs/32_webarena.ipynb #55281e87
-_TOUCHED = 5000  # milliseconds that an element has to take an action; BrowserGym's half a second is too short on a busy machine
-
 
 @cache
 def _action_set():
@@ -1334,7 +1357,7 @@ def _action_set():
 
     return HighLevelActionSet(subsets=["chat", "infeas", "bid", "nav"], multiaction=False, demo_mode="off")
 
-
+# %% ../../nbs/32_webarena.ipynb #8f47e9c5
 @patch
 def _carry_out(self: WebEnvironment, action: WebAction) -> str:
     "Let BrowserGym carry out an action on the page."
@@ -1349,7 +1372,8 @@ def _carry_out(self: WebEnvironment, action: WebAction) -> str:
         if address:
             self.page.goto(address, wait_until="domcontentloaded")  # BrowserGym's would wait for every picture
             return ""
-        code = _action_set().to_python_code(str(action)).replace("timeout=500", f"timeout={_TOUCHED}")
+        # half a second, BrowserGym's limit for a click, is missed on a busy machine, and then the same episode ends otherwise
+        code = _action_set().to_python_code(str(action)).replace("timeout=500", "timeout=3000")
         execute_python_code(code, self.page, send_message_to_user=None, report_infeasible_instructions=None)
     except (Error, ValueError) as error:  # what cannot be clicked stays as it is
         if not self.browser.alive() or "Target page, context or browser has been closed" in str(error):
@@ -1478,7 +1502,8 @@ def random_web_action(
     if options:
         return str(WebAction("select_option", (element.id, options[int(random.integers(len(options)))])))
     if element.kind == "textbox":
-        return str(WebAction("fill", (element.id, word)) if random.random() < 0.7 else WebAction("press", (element.id, "Enter")))
+        return str(WebAction("fill", (element.id, word)) if random.random() < 0.7 else
+                   WebAction("press", (element.id, "Enter")))
     return str(WebAction("click", (element.id,)))
 
 
@@ -1569,18 +1594,7 @@ def compare_speed(
         ours.close()
     return dict(plain=before, ours=after, ratio=(before[0] / after[0], before[1] / after[1]))
 
-# %% ../../nbs/32_webarena.ipynb #345f4328
-def tree_text(
-    node: dict,  # from `capture`
-    depth: int = 0,
-) -> str:  # one line a node, indented
-    "The whole tree as text: what a state is made from."
-    name, value = _flat(node.get("name", ""), 400), _flat(node.get("value", ""), 400)
-    head = f"[{node['id']}] " if node.get("id") else ""
-    line = f'{"  " * depth}{head}{node["role"]} "{name}"{f" = {value}" if value else ""} {" ".join(node.get("states", ()))}'.rstrip()
-    return "\n".join([line, *(tree_text(child, depth + 1) for child in node.get("children", ()))])
-
-
+# %% ../../nbs/32_webarena.ipynb #6b5830ba
 _READER = """You turn the accessibility tree of a web page into a short state for an agent. Keep the form of the draft: a first line
 `Page: title | path`, then one line an element, a text, or a row of a table. Copy every element exactly as the draft writes it,
 `[id] kind "name"` with value and brackets, or leave it out where no task could need it. Shorten texts, and drop what says nothing.
@@ -1611,7 +1625,8 @@ _ACCOUNTS = {  # as WebArena publishes them: site -> path of the form, labels of
 def webarena_urls() -> dict[str, str]:
     "Placeholder -> address, from the variables that BrowserGym reads too; one that is `todo` is left out."
     if missing := [name for name in WEBARENA_VARIABLES if not os.environ.get(name, "").strip()]:
-        raise SiteFailed(f"Set {', '.join(missing)} to the addresses of your WebArena sites; the suite `shop` needs nothing of the kind.")
+        raise SiteFailed(f"Set {', '.join(missing)} to the addresses of your WebArena sites; "
+                         "the suite `shop` needs nothing of the kind.")
     named = {name: os.environ[name].strip().rstrip("/") for name in WEBARENA_VARIABLES}
     wrong = [name for name, url in named.items() if url != "todo" and not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", url)]
     if wrong:
@@ -1664,7 +1679,7 @@ def hard_task_ids() -> list[int]:
     folder = Path(find_spec("webarena_verified").origin).parent / "assets" / "dataset" / "subsets"
     return sorted(json.loads((folder / "webarena-verified-hard.json").read_text(encoding="utf-8"))["task_ids"])
 
-# %% ../../nbs/32_webarena.ipynb #5569a1c6
+
 # The 165 tasks of WebArena-Lite (Liu and others, VisualAgentBench, 2024), as browsergym-webarenalite 0.14.3 lists them.
 LITE_TASK_IDS = tuple(map(int, """
     4 7 15 20 23 27 33 37 43 44 48 56 58 65 69 71 75 77 82 88 93 95 96 97 98 103 109 115 117 118 123 125 127 131 135 139 144
