@@ -21,7 +21,7 @@ EXPECTED = """01_trajectories 02_runs 03_environments 04_pages 05_miniwob 06_wei
     23_policy_optimization 24_training_loop 25_sim_to_real 30_own_environment 31_text_worlds 32_webarena
     33_shop 34_shop_tasks 35_webarena_infinity 40_experiments 80_benchmarks 90_report
     91_machine 92_notebook_runner 93_command_line index""".split()
-LIGHT = ["trajectories", "runs", "environments", "pages", "suites.miniwob", "weights", "curriculum", "statistics", "report",
+LIGHT = ["trajectories", "runs", "environments", "pages", "suites.miniwob", "suites.webarena", "weights", "curriculum", "statistics", "report",
          "machine", "notebook_runner", "command_line"]
 LONGEST_CELL = 40
 SHORTER = {"own_environment": "own"}  # chapters whose module has a shorter name
