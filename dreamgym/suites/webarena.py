@@ -1159,9 +1159,10 @@ def _reset(self: WebEnvironment, task: Task) -> tuple[str, dict]:
     self.task, self.steps, self.left, self.dialogs = None, 0, "", []
     urls = self.site.urls()
     self.origins = [_origin(url) for url in urls.values()]
+    with _told("start a browser"):
+        self._start_browser()  # first of all, so that no page of the last episode writes into the new world
     self.site.reset(self.web_task)
     with _told("open the start page"):
-        self._start_browser()
         self._open_context()
         self.site.log_in(self.context, self.page, self.web_task)
         self._settle()
