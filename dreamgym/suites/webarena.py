@@ -6,15 +6,15 @@ Docs: https://dreamgym.github.io/dreamgym/webarena.html.md"""
 
 # %% auto #0
 __all__ = ['STATUSES', 'KINDS', 'ACTIONS', 'WEBARENA_VARIABLES', 'LITE_TASK_IDS', 'SiteFailed', 'Site', 'checked_web_task',
-           'filled_url', 'read_answer', 'score_answer', 'TraceRecorder', 'redacted', 'save_trace', 'capture',
-           'slim_tree', 'abstract_state', 'read_page', 'WebAction', 'parse_web_action', 'WebElement', 'web_elements',
-           'offered_options', 'check_web_action', 'describe_web_action', 'WebGrammar', 'WebBrowser', 'WebEnvironment',
-           'with_remarks', 'checked_reading', 'missing_for_the_web', 'WebSuite', 'WebTasks', 'random_web_action',
-           'plain_browsergym', 'compare_speed', 'tree_text', 'ModelReader', 'webarena_urls', 'WebArenaSite',
-           'webarena_tasks', 'hard_task_ids', 'panel_of_template', 'WebArena', 'WebArenaLite', 'WebArenaHard']
+           'filled_url', 'missing_for_the_web', 'read_answer', 'score_answer', 'WebBrowser', 'BrowserThread',
+           'TraceRecorder', 'redacted', 'save_trace', 'capture', 'slim_tree', 'tree_text', 'WebElement', 'web_elements',
+           'abstract_state', 'read_page', 'WebAction', 'parse_web_action', 'offered_options', 'check_web_action',
+           'describe_web_action', 'WebGrammar', 'WebEnvironment', 'with_remarks', 'checked_reading', 'WebSuite',
+           'WebTasks', 'random_web_action', 'plain_browsergym', 'compare_speed', 'ModelReader', 'webarena_urls',
+           'WebArenaSite', 'webarena_tasks', 'hard_task_ids', 'panel_of_template', 'WebArena', 'WebArenaLite',
+           'WebArenaHard']
 
-# %% ../../nbs/32_webarena.ipynb #497a6b25
-import http.cookies
+# %% ../../nbs/32_webarena.ipynb #bd4d4a19
 import json
 import logging
 import os
@@ -35,7 +35,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from types import MappingProxyType, SimpleNamespace
 from typing import NamedTuple
-from urllib.parse import parse_qsl, quote_plus, urlencode, urljoin, urlsplit
+from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 
 import numpy as np
 from fastcore.basics import patch
@@ -114,6 +114,17 @@ def filled_url(
     if url.startswith("__"):
         raise SiteFailed(f"No address is known for {url[:60]!r}; the site offers {', '.join(urls) or 'none'}.")
     return url
+
+
+def missing_for_the_web() -> list[str]:
+    "What this machine lacks for web tasks, a sentence each."
+    lacking = [name for name in ("playwright", "browsergym", "webarena_verified") if not find_spec(name)]
+    found = [f'{", ".join(lacking)} not installed; type: pip install "dreamgym[webarena]"'] if lacking else []
+    try:
+        find_browser()
+    except BrowserMissing as error:
+        found.append(str(error))
+    return found
 
 # %% ../../nbs/32_webarena.ipynb #2b143851
 STATUSES = ("SUCCESS", "NOT_FOUND_ERROR", "ACTION_NOT_ALLOWED_ERROR", "PERMISSION_DENIED_ERROR", "DATA_VALIDATION_ERROR",
@@ -201,6 +212,133 @@ def score_answer(
     results = [parts.evaluators[check.evaluator]().evaluate(context=context, config=check) for check in context.task.eval]
     faults = [f"{result.evaluator_name} {result.status}" for result in results if result.score < 1]
     return not faults, "; ".join(faults)
+
+# %% ../../nbs/32_webarena.ipynb #69fdf252
+_GUARD = """read -r profile
+read -r _
+for round in $(seq 40); do
+  found=
+  for process in /proc/[0-9]*; do
+    number=${process#/proc/}
+    if [ "$number" != $$ ] && tr '\\0' '\\n' < "$process/cmdline" 2>/dev/null | grep -qxF -- "$1"; then found=1; kill -9 "$number"; fi
+  done
+  case "$profile" in */playwright_chromiumdev_profile-*) rm -rf -- "$profile" ;; esac
+  [ -z "$found" ] && exit
+  sleep 0.2
+done"""
+_BROWSER_FLAGS = ("--mute-audio", "--disable-gpu", "--disable-component-update", "--disable-sync", "--no-first-run")
+
+
+def _profile_of(mark: str) -> str:
+    "The folder that playwright has given to a browser; empty where the system does not say."
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            words = process.read_bytes().decode("utf-8", "replace").split("\0")
+            if mark in words:
+                return next((word.partition("=")[2] for word in words if word.startswith("--user-data-dir=")), "")
+    return ""
+
+# %% ../../nbs/32_webarena.ipynb #caff9bed
+class WebBrowser:
+    "One headless Chromium, driven by playwright in the thread that has made it; it ends with this process, however that ends."
+
+    def __init__(self):
+        from playwright.sync_api import sync_playwright
+
+        program, mark = find_browser(), f"--dreamgym-web={secrets.token_hex(8)}"
+        quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.guard = subprocess.Popen(["/bin/sh", "-c", _GUARD, "guard", mark], stdin=subprocess.PIPE, start_new_session=True, **quiet)
+        self.door = _closed_door()
+        self.playwright = sync_playwright().start()
+        try:
+            self.playwright.selectors.set_test_id_attribute("bid")
+            self.browser = self.playwright.chromium.launch(executable_path=program, args=[*_BROWSER_FLAGS, mark], timeout=60_000)
+            self.guard.stdin.write(f"{_profile_of(mark)}\n".encode())
+            self.guard.stdin.flush()
+        except BaseException:
+            self.close()
+            raise
+
+    def alive(self) -> bool:
+        "Is the browser still there?"
+        return self.browser.is_connected()
+
+    def kill(self) -> None:
+        "End the browser at once, from any thread."
+        with suppress(OSError):
+            self.guard.stdin.close()
+
+    def close(self) -> None:
+        "End the browser, also one that is dead."
+        for part in ("browser", "playwright"):
+            with suppress(Exception):  # whatever is wrong with it, the guard ends it
+                getattr(getattr(self, part, None), "close" if part == "browser" else "stop")()
+        self.kill()
+        self.door.close()
+        with suppress(subprocess.TimeoutExpired):
+            self.guard.wait(30)
+
+# %% ../../nbs/32_webarena.ipynb #e54c2ef6
+def _closed_door() -> socket.socket:
+    "A port of this machine at which nobody listens."
+    door = socket.socket()
+    door.bind(("127.0.0.1", 0))
+    return door
+
+
+def _origin(url: str) -> str:
+    "Scheme, host and port of an address."
+    parts = urlsplit(url)
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
+    return f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
+
+
+@patch
+def new_context(
+    self: WebBrowser,
+    origins: Sequence[str],  # scheme, host and port of what may be reached
+    patience: float = 20.0,  # seconds for a page
+):  # a context of playwright
+    "A context without a past that reaches its own sites only: whatever else is asked for ends at a port where nobody listens."
+    hosts = ",".join(origin.partition("://")[2] for origin in origins)
+    proxy = dict(server=f"http://127.0.0.1:{self.door.getsockname()[1]}", bypass=hosts)
+    context = self.browser.new_context(proxy=proxy, accept_downloads=False, service_workers="block",
+                                       viewport=dict(width=1280, height=720))
+    context.set_default_timeout(1000 * patience)
+    return context
+
+# %% ../../nbs/32_webarena.ipynb #6445570a
+class BrowserThread:
+    "A thread of its own for playwright, which must not share one with a notebook's event loop; errors come back to the caller."
+
+    def __init__(self):
+        self.orders = SimpleQueue()
+        Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while (order := self.orders.get()) is not None:
+            function, answers = order
+            try:
+                answers.put((function(), None))
+            except BaseException as error:  # handed to whoever asked
+                answers.put((None, error))
+
+    def close(self) -> None:
+        "Let the thread end."
+        self.orders.put(None)
+
+    def ask(self, function: Callable, limit: float = 600.0, late: Callable = lambda: None):  # limit in seconds
+        "Run a function in the thread and return what it returns; `late` is called where it takes longer than its limit."
+        answers = SimpleQueue()
+        self.orders.put((function, answers))
+        try:
+            result, error = answers.get(timeout=limit)
+        except Empty:
+            late()
+            result, error = answers.get(timeout=30.0)
+        if error is not None:
+            raise error
+        return result
 
 # %% ../../nbs/32_webarena.ipynb #fb112296
 _WAITED = ("document", "xhr", "fetch")  # requests that change what a page shows
@@ -351,10 +489,11 @@ _LOOK = """() => {
   const own = 'a[href],button,label,select,option,input,textarea,summary,[contenteditable],' + ['button', 'link', 'tab',
     'menuitem', 'menuitemcheckbox', 'menuitemradio', 'option', 'checkbox', 'radio', 'switch', 'combobox', 'textbox', 'slider',
     'treeitem', 'searchbox', 'spinbutton'].map(role => `[role=${role}]`).join(',');
-  const inline = [], click = [];
+  const inline = [], gap = [], click = [];
   for (const element of document.querySelectorAll('[bid]')) {
     const style = getComputedStyle(element), bid = element.getAttribute('bid');
     if (style.display.startsWith('inline') || style.display === 'contents') inline.push(bid);
+    if (style.display.startsWith('inline-')) gap.push(bid);
     const parent = element.parentElement, hand = style.cursor === 'pointer';
     const first = hand && !(parent && getComputedStyle(parent).cursor === 'pointer');
     if ((first || element.onclick) && !element.closest(own) && parent && element !== document.body) click.push(bid);
@@ -369,7 +508,7 @@ _LOOK = """() => {
     icon.setAttribute('aria-hidden', 'true');
     icon.setAttribute('dreamgym-icon', '');
   }
-  return {inline, click};
+  return {inline, gap, click};
 }"""
 _UNLOOK = """() => { for (const icon of document.querySelectorAll('[dreamgym-icon]')) {
   icon.removeAttribute('aria-hidden'); icon.removeAttribute('dreamgym-icon'); } }"""
@@ -377,17 +516,17 @@ _UNLOOK = """() => { for (const icon of document.querySelectorAll('[dreamgym-ico
 # %% ../../nbs/32_webarena.ipynb #407087bc
 @cache
 def _marking() -> tuple[str, str]:
-    "BrowserGym's scripts that give elements their ids and take the traces away; they need not wait for what is in view."
+    "BrowserGym's scripts that give elements their ids and take the traces away, each with ours, in one call to the browser."
     mark, unmark = (pkgutil.get_data("browsergym.core", f"javascript/frame_{name}_elements.js").decode()
                     for name in ("mark", "unmark"))
-    return mark.replace("visibility_marking_timeout = 1000", "visibility_marking_timeout = 0").replace(
-        "interval=40", "interval=1"), unmark
+    mark = mark.replace("visibility_marking_timeout = 1000", "visibility_marking_timeout = 0").replace("interval=40", "interval=1")
+    return (f"async names => {{\nconst mark = {mark}\nawait mark(names);\nreturn ({_LOOK})();\n}}",
+            f"() => {{\nconst unmark = {unmark}\nunmark();\n({_UNLOOK})();\n}}")
 
 
-def _frames(frame, number: str = "") -> Iterator[tuple]:
-    "Frames with their ids, from the outermost; each is marked before its children are asked for theirs."
-    frame.evaluate(_marking()[0], [number, "bid", "standard_html"])
-    yield frame
+def _frames(frame, number: str = "") -> Iterator[tuple]:  # frames of playwright, with what was seen in them
+    "Frames from the outermost inwards; each is marked before its children are asked for their ids."
+    yield frame, frame.evaluate(_marking()[0], [number, "bid", "standard_html"])
     for child in frame.child_frames:
         if child.is_detached():
             continue
@@ -399,29 +538,34 @@ def _frames(frame, number: str = "") -> Iterator[tuple]:
 # %% ../../nbs/32_webarena.ipynb #9086f16a
 def capture(
     page,  # of playwright
-) -> dict:  # role, name, id, value, states, options, url, block, click, children; what is empty is left out
+) -> dict:  # role, name, id, value, states, url, block, gap, click, children; what is empty is left out
     "What a page shows to somebody who hears it: its accessibility tree, with BrowserGym's ids."
     from browsergym.core.observation import extract_merged_axtree
     from playwright.sync_api import Error
 
     for attempt in range(4):
         try:
-            frames, look = list(_frames(page.main_frame)), dict(inline=[], click=[])
-            for frame in frames:
-                for name, found in frame.evaluate(_LOOK).items():
-                    look[name] += found
-            nodes = extract_merged_axtree(page)["nodes"]
-            for frame in frames:
+            frames = list(_frames(page.main_frame))
+            nodes = extract_merged_axtree(_one_session(page))["nodes"]
+            for frame, _ in frames:
                 frame.evaluate(_marking()[1])
-                frame.evaluate(_UNLOOK)
-            tree = slim_tree(nodes, set(look["inline"]), set(look["click"]))
-            return tree | dict(url=page.url)
+            look = {name: {number for _, found in frames for number in found[name]} for name in ("inline", "gap", "click")}
+            return slim_tree(nodes, **look) | dict(url=page.url)
         except (Error, AssertionError, KeyError):  # the page moved on while it was read
             if attempt == 3 or page.is_closed():
                 raise
             page.wait_for_timeout(100)
 
-# %% ../../nbs/32_webarena.ipynb #a5aa860d
+# %% ../../nbs/32_webarena.ipynb #26141810
+def _one_session(page) -> SimpleNamespace:
+    "The page as BrowserGym's reader sees it: it opens and closes a line to the browser at each turn; here one stays open."
+    line = getattr(page, "dreamgym_line", None)
+    if line is None:
+        line = page.dreamgym_line = page.context.new_cdp_session(page)
+    session = SimpleNamespace(send=line.send, detach=lambda: None)
+    return SimpleNamespace(context=SimpleNamespace(new_cdp_session=lambda _: session))
+
+
 _UNHEARD = ("InlineTextBox", "ListMarker", "none", "presentation", "LineBreak")
 
 
@@ -429,9 +573,10 @@ def slim_tree(
     nodes: Sequence[Mapping],  # of the browser's merged accessibility tree, as BrowserGym gives it
     inline: set[str],  # ids of elements that flow with their text
     click: set[str],  # ids of elements that take clicks without saying so
+    gap: set[str] = frozenset(),  # ids of those inline ones that stand apart from their neighbours, as badges do
 ) -> dict:
     "The same tree as small nested dictionaries."
-    known = {node["nodeId"]: node for node in nodes}
+    look, known = (inline, gap, click), {node["nodeId"]: node for node in nodes}
 
     def children(node: Mapping) -> list[dict]:
         found = []
@@ -445,15 +590,15 @@ def slim_tree(
             elif child.get("ignored") or role in _UNHEARD:
                 found += children(child)
             else:
-                found.append(_slim(child, inline, click, children))
+                found.append(_slim(child, look, children))
         return found
 
-    return _slim(nodes[0], inline, click, children) if nodes else dict(role="RootWebArea")
+    return _slim(nodes[0], look, children) if nodes else dict(role="RootWebArea")
 
-# %% ../../nbs/32_webarena.ipynb #98937676
-def _slim(node: Mapping, inline: set[str], click: set[str], children: Callable) -> dict:
+# %% ../../nbs/32_webarena.ipynb #ff7b6202
+def _slim(node: Mapping, look: tuple, children: Callable) -> dict:
     "One node of a tree, without what is empty."
-    role, bid = node["role"]["value"], node.get("browsergym_id", "")
+    role, bid, (inline, gap, click) = node["role"]["value"], node.get("browsergym_id", ""), look
     facts = {fact["name"]: fact.get("value", {}).get("value") for fact in node.get("properties", ())}
     states = [name for name in ("checked", "selected", "pressed", "disabled") if str(facts.get(name)).lower() in ("true", "mixed")]
     if facts.get("expanded") is not None and role not in ("combobox", "row"):
@@ -463,11 +608,45 @@ def _slim(node: Mapping, inline: set[str], click: set[str], children: Callable) 
     small = dict(
         role="text" if role == "StaticText" else role, name=node.get("name", {}).get("value") or "", id=bid,
         value=str(node.get("value", {}).get("value", "")), states=states, url=facts.get("url") or "",
-        block=bool(bid) and bid not in inline, click=bid in click,
+        block=bool(bid) and bid not in inline, gap=bid in gap, click=bid in click,
         children=[] if role == "StaticText" else children(node))
     return {name: value for name, value in small.items() if value}
 
-# %% ../../nbs/32_webarena.ipynb #d5764c2e
+
+def tree_text(
+    node: dict,  # from `capture`
+    depth: int = 0,
+) -> str:  # one line a node, indented
+    "The whole tree as text: what a state is made from."
+    name, value = (" ".join(node.get(key, "").split())[:400] for key in ("name", "value"))
+    head = f"[{node['id']}] " if node.get("id") else ""
+    line = f'{"  " * depth}{head}{node["role"]} "{name}"{f" = {value}" if value else ""} {" ".join(node.get("states", ()))}'.rstrip()
+    return "\n".join([line, *(tree_text(child, depth + 1) for child in node.get("children", ()))])
+
+# %% ../../nbs/32_webarena.ipynb #38febf22
+_ELEMENT = re.compile(r'\[([A-Za-z]*[0-9]+)\] ([a-z]+) "([^"\n]*)"(?: = "([^"\n]*)")?(?: \(((?:[^()\n]|\([^()\n]*\))*)\))?')
+
+
+class WebElement(NamedTuple):
+    "An element of a state."
+
+    id: str  # BrowserGym's
+    kind: str  # one of the values of `KINDS`, or clickable
+    name: str
+    value: str = ""  # what it holds
+    notes: tuple[str, ...] = ()  # its options, or its states
+
+
+def web_elements(
+    state: str,  # as `read_page` writes it
+) -> dict[str, WebElement]:  # by id, in the order of the page
+    "The elements that a state names."
+    found = {}
+    for number, kind, name, value, notes in _ELEMENT.findall(state):
+        found.setdefault(number, WebElement(number, kind, name, value, tuple(notes.split("; ")) if notes else ()))
+    return found
+
+
 KINDS = {  # role of an element that can be acted on -> its kind in a state
     "link": "link", "button": "button", "DisclosureTriangle": "button", "textbox": "textbox", "searchbox": "textbox",
     "spinbutton": "textbox", "Date": "textbox", "DateTime": "textbox", "InputTime": "textbox", "combobox": "combobox",
@@ -538,7 +717,7 @@ def _element(node: dict) -> str:
     if not kind or not node.get("id"):
         return ""
     value = _value(node, kind)
-    shown = f' = "{value}"' if value or kind in ("textbox", "combobox") else ""
+    shown = f' = "{value}"' if value else ""
     return f'[{node["id"]}] {kind} "{_name(node)}"{shown}{_notes(node, kind)}'
 
 
@@ -551,8 +730,8 @@ class _Pieces:
     def close(self) -> None:
         "End a run of text."
         text = _flat("".join(self.run), _TEXT)
-        self.run = []
-        if text:
+        self.run.clear()
+        if re.search(r"\w", text):  # a lone mark between links says nothing
             self.found.append(text)
 
     def put(self, piece: str) -> None:
@@ -610,12 +789,11 @@ def visit(self: _PageWriter, node: dict, pieces: _Pieces) -> None:
             pieces.close()
         writer(self, node, pieces)
     elif role not in _SKIPPED:
-        if node.get("block"):
-            pieces.close()
+        end = pieces.close if node.get("block") else partial(pieces.run.append, " ") if node.get("gap") else lambda: None
+        end()
         for child in children:
             self.visit(child, pieces)
-        if node.get("block"):
-            pieces.close()
+        end()
 
 
 @patch
@@ -731,7 +909,8 @@ def abstract_state(
     place = urlsplit(tree.get("url", ""))
     path = _flat(place.path + (f"?{place.query}" if place.query else ""), 120) or "/"
     writer = _PageWriter(tree)
-    lines = [f"Page: {_flat(tree.get('name', ''), 60) or '-'} | {path}"]
+    title = _flat(re.split(r"\s[|·]\s", tree.get("name", "").strip())[0], 60) or "-"  # the name of the site follows
+    lines = [f"Page: {title} | {path}"]
     lines += [f"Menu: {'; '.join(writer.menu)}"] if writer.menu else []
     return "\n".join([*lines, *writer.pieces.found])
 
@@ -793,29 +972,6 @@ def parse_web_action(
     if any(isinstance(part, str) and re.search(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]", part) for part in arguments):
         raise InvalidAction("An action holds no control characters.")
     return WebAction(found[1], arguments)
-
-# %% ../../nbs/32_webarena.ipynb #38febf22
-_ELEMENT = re.compile(r'\[([A-Za-z]*[0-9]+)\] ([a-z]+) "([^"\n]*)"(?: = "([^"\n]*)")?(?: \(((?:[^()\n]|\([^()\n]*\))*)\))?')
-
-
-class WebElement(NamedTuple):
-    "An element of a state."
-
-    id: str  # BrowserGym's
-    kind: str  # one of the values of `KINDS`, or clickable
-    name: str
-    value: str = ""  # what it holds
-    notes: tuple[str, ...] = ()  # its options, or its states
-
-
-def web_elements(
-    state: str,  # as `read_page` writes it
-) -> dict[str, WebElement]:  # by id, in the order of the page
-    "The elements that a state names."
-    found = {}
-    for number, kind, name, value, notes in _ELEMENT.findall(state):
-        found.setdefault(number, WebElement(number, kind, name, value, tuple(notes.split("; ")) if notes else ()))
-    return found
 
 # %% ../../nbs/32_webarena.ipynb #441bbe87
 _CHOICES = ("combobox", "listbox")
@@ -902,129 +1058,6 @@ class WebGrammar(Grammar):
         "See `describe_web_action`."
         return describe_web_action(action, state)
 
-# %% ../../nbs/32_webarena.ipynb #69fdf252
-_GUARD = """read -r profile
-read -r _
-for round in $(seq 40); do
-  found=
-  for process in /proc/[0-9]*; do
-    number=${process#/proc/}
-    if [ "$number" != $$ ] && tr '\\0' '\\n' < "$process/cmdline" 2>/dev/null | grep -qxF -- "$1"; then found=1; kill -9 "$number"; fi
-  done
-  case "$profile" in */playwright_chromiumdev_profile-*) rm -rf -- "$profile" ;; esac
-  [ -z "$found" ] && exit
-  sleep 0.2
-done"""
-_BROWSER_FLAGS = ("--mute-audio", "--disable-gpu", "--disable-component-update", "--disable-sync", "--no-first-run")
-
-
-def _profile_of(mark: str) -> str:
-    "The folder that playwright has given to a browser; empty where the system does not say."
-    for process in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):
-            words = process.read_bytes().decode("utf-8", "replace").split("\0")
-            if mark in words:
-                return next((word.partition("=")[2] for word in words if word.startswith("--user-data-dir=")), "")
-    return ""
-
-# %% ../../nbs/32_webarena.ipynb #caff9bed
-class WebBrowser:
-    "One headless Chromium, driven by playwright in the thread that has made it; it ends with this process, however that ends."
-
-    def __init__(self):
-        from playwright.sync_api import sync_playwright
-
-        program, mark = find_browser(), f"--dreamgym-web={secrets.token_hex(8)}"
-        quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self.guard = subprocess.Popen(["/bin/sh", "-c", _GUARD, "guard", mark], stdin=subprocess.PIPE, start_new_session=True, **quiet)
-        self.door = _closed_door()
-        self.playwright = sync_playwright().start()
-        try:
-            self.playwright.selectors.set_test_id_attribute("bid")
-            self.browser = self.playwright.chromium.launch(executable_path=program, args=[*_BROWSER_FLAGS, mark], timeout=60_000)
-            self.guard.stdin.write(f"{_profile_of(mark)}\n".encode())
-            self.guard.stdin.flush()
-        except BaseException:
-            self.close()
-            raise
-
-    def alive(self) -> bool:
-        "Is the browser still there?"
-        return self.browser.is_connected()
-
-    def kill(self) -> None:
-        "End the browser at once, from any thread."
-        with suppress(OSError):
-            self.guard.stdin.close()
-
-    def close(self) -> None:
-        "End the browser, also one that is dead."
-        for part in ("browser", "playwright"):
-            with suppress(Exception):  # whatever is wrong with it, the guard ends it
-                getattr(getattr(self, part, None), "close" if part == "browser" else "stop")()
-        self.kill()
-        self.door.close()
-        with suppress(subprocess.TimeoutExpired):
-            self.guard.wait(30)
-
-# %% ../../nbs/32_webarena.ipynb #e54c2ef6
-def _closed_door() -> socket.socket:
-    "A port of this machine at which nobody listens."
-    door = socket.socket()
-    door.bind(("127.0.0.1", 0))
-    return door
-
-
-def _origin(url: str) -> str:
-    "Scheme, host and port of an address."
-    parts = urlsplit(url)
-    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
-    return f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
-
-
-@patch
-def new_context(
-    self: WebBrowser,
-    origins: Sequence[str],  # scheme, host and port of what may be reached
-    patience: float = 20.0,  # seconds for a page
-):  # a context of playwright
-    "A context without a past that reaches its own sites only: whatever else is asked for ends at a port where nobody listens."
-    hosts = ",".join(origin.partition("://")[2] for origin in origins)
-    proxy = dict(server=f"http://127.0.0.1:{self.door.getsockname()[1]}", bypass=hosts)
-    context = self.browser.new_context(proxy=proxy, accept_downloads=False, service_workers="block",
-                                       viewport=dict(width=1280, height=720))
-    context.set_default_timeout(1000 * patience)
-    return context
-
-# %% ../../nbs/32_webarena.ipynb #623d6911
-class _Worker:
-    "A thread of its own for playwright, which must not share one with a notebook's event loop; errors come back to the caller."
-
-    def __init__(self):
-        self.orders = SimpleQueue()
-        Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        while (order := self.orders.get()) is not None:
-            function, answers = order
-            try:
-                answers.put((function(), None))
-            except BaseException as error:  # handed to whoever asked
-                answers.put((None, error))
-
-    def ask(self, function: Callable, limit: float, late: Callable):
-        "Run a function in the thread and return what it returns; `late` is called where it takes longer than its limit."
-        answers = SimpleQueue()
-        self.orders.put((function, answers))
-        try:
-            result, error = answers.get(timeout=limit)
-        except Empty:
-            late()
-            result, error = answers.get(timeout=30.0)
-        if error is not None:
-            raise error
-        return result
-
 # %% ../../nbs/32_webarena.ipynb #834d7f9d
 class WebEnvironment(TextEnvironment):
     """Web tasks, one episode at a time: one browser, a fresh context an episode, in a thread of its own.
@@ -1063,7 +1096,7 @@ class WebEnvironment(TextEnvironment):
         "End the browser and give back the site."
         if self.worker is not None:
             self._ask(self._close)
-            self.worker.orders.put(None)
+            self.worker.close()
             self.worker = None
         self.site.close()
 
@@ -1071,7 +1104,7 @@ class WebEnvironment(TextEnvironment):
 @patch
 def _ask(self: WebEnvironment, function: Callable):
     "Run a function in the browser's thread. A browser that gives no answer is ended, which frees the thread."
-    self.worker = self.worker or _Worker()
+    self.worker = self.worker or BrowserThread()
     try:
         return self.worker.ask(function, 5 * self.patience, self._give_up)
     except Empty:
@@ -1157,7 +1190,7 @@ class _told:
             reason = next(iter(str(error).splitlines()), "")[:160]
             raise SiteFailed(f"The browser could not {self.what} ({reason}).") from error
 
-
+# %% ../../nbs/32_webarena.ipynb #be94773f
 @patch
 def _watch(self: WebEnvironment, request) -> None:
     "Does a page leave the site?"
@@ -1204,7 +1237,6 @@ def _settle(self: WebEnvironment) -> None:
     from playwright.sync_api import Error
 
     end, fetched = time.monotonic() + self.patience, False
-    self._pause(1)  # messages about what has begun come in
     while not self.page.is_closed():
         while (waiting := self.recorder.waiting(_DATA_PATIENCE)) and time.monotonic() < end:
             fetched = fetched or waiting[0].resource_type != "document"
@@ -1308,9 +1340,6 @@ def _act(self: WebEnvironment, action: WebAction) -> str:
     return fault
 
 # %% ../../nbs/32_webarena.ipynb #55281e87
-_TOUCHED = 5000  # milliseconds that an element has to take an action; BrowserGym's half a second is too short on a busy machine
-
-
 @cache
 def _action_set():
     "BrowserGym's actions, one at a time."
@@ -1333,7 +1362,8 @@ def _carry_out(self: WebEnvironment, action: WebAction) -> str:
         if address:
             self.page.goto(address, wait_until="domcontentloaded")  # BrowserGym's would wait for every picture
             return ""
-        code = _action_set().to_python_code(str(action)).replace("timeout=500", f"timeout={_TOUCHED}")
+        # half a second, BrowserGym's limit for a click, is missed on a busy machine, and then the same episode ends otherwise
+        code = _action_set().to_python_code(str(action)).replace("timeout=500", "timeout=3000")
         execute_python_code(code, self.page, send_message_to_user=None, report_infeasible_instructions=None)
     except (Error, ValueError) as error:  # what cannot be clicked stays as it is
         if not self.browser.alive() or "Target page, context or browser has been closed" in str(error):
@@ -1395,18 +1425,7 @@ def _end(self: WebEnvironment, action: WebAction | None) -> tuple[str, float, bo
     self.task, cut = None, action is None and not won
     return self.state if cut else END_STATE, float(won), not cut, cut, {"reason": reason}
 
-# %% ../../nbs/32_webarena.ipynb #f58fde9a
-def missing_for_the_web() -> list[str]:
-    "What this machine lacks for web tasks, a sentence each."
-    lacking = [name for name in ("playwright", "browsergym", "webarena_verified") if not find_spec(name)]
-    found = [f'{", ".join(lacking)} not installed; type: pip install "dreamgym[webarena]"'] if lacking else []
-    try:
-        find_browser()
-    except BrowserMissing as error:
-        found.append(str(error))
-    return found
-
-
+# %% ../../nbs/32_webarena.ipynb #ad49222c
 class WebSuite(Suite):
     "Web tasks on a site of one's own: a subclass gives `panel`, `web_task` and `make_site`."
 
@@ -1545,8 +1564,8 @@ def compare_speed(
     from browsergym.core import env as browsergym_env
     from playwright.sync_api import sync_playwright
 
-    worker, chat = _Worker(), browsergym_env.Chat
-    ask = lambda function: worker.ask(function, 600.0, lambda: None)  # noqa: E731
+    worker, chat = BrowserThread(), browsergym_env.Chat
+    ask = worker.ask
     task = Task(id="speed/0", kind="speed")
     ours = WebEnvironment(site, {task.id: web_task}, maximum_steps=len(actions) + 1)
     try:
@@ -1560,22 +1579,11 @@ def compare_speed(
         browsergym_env.Chat = chat
         ask(lambda: (plain.close(), driver.stop()))
         browsergym.core._set_global_playwright(None)
-        worker.orders.put(None)
+        worker.close()
         ours.close()
     return dict(plain=before, ours=after, ratio=(before[0] / after[0], before[1] / after[1]))
 
-# %% ../../nbs/32_webarena.ipynb #345f4328
-def tree_text(
-    node: dict,  # from `capture`
-    depth: int = 0,
-) -> str:  # one line a node, indented
-    "The whole tree as text: what a state is made from."
-    name, value = _flat(node.get("name", ""), 400), _flat(node.get("value", ""), 400)
-    head = f"[{node['id']}] " if node.get("id") else ""
-    line = f'{"  " * depth}{head}{node["role"]} "{name}"{f" = {value}" if value else ""} {" ".join(node.get("states", ()))}'.rstrip()
-    return "\n".join([line, *(tree_text(child, depth + 1) for child in node.get("children", ()))])
-
-
+# %% ../../nbs/32_webarena.ipynb #6b5830ba
 _READER = """You turn the accessibility tree of a web page into a short state for an agent. Keep the form of the draft: a first line
 `Page: title | path`, then one line an element, a text, or a row of a table. Copy every element exactly as the draft writes it,
 `[id] kind "name"` with value and brackets, or leave it out where no task could need it. Shorten texts, and drop what says nothing.
@@ -1659,7 +1667,7 @@ def hard_task_ids() -> list[int]:
     folder = Path(find_spec("webarena_verified").origin).parent / "assets" / "dataset" / "subsets"
     return sorted(json.loads((folder / "webarena-verified-hard.json").read_text(encoding="utf-8"))["task_ids"])
 
-# %% ../../nbs/32_webarena.ipynb #5569a1c6
+
 # The 165 tasks of WebArena-Lite (Liu and others, VisualAgentBench, 2024), as browsergym-webarenalite 0.14.3 lists them.
 LITE_TASK_IDS = tuple(map(int, """
     4 7 15 20 23 27 33 37 43 44 48 56 58 65 69 71 75 77 82 88 93 95 96 97 98 103 109 115 117 118 123 125 127 131 135 139 144
