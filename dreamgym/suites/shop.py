@@ -26,7 +26,6 @@ import threading
 import time
 import traceback
 import weakref
-from collections import Counter
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -385,10 +384,10 @@ _STARS = {name: number for number, name in enumerate(("One", "Two", "Three", "Fo
 
 def spoken_stars(get_response):
     "A part of the server that says stars in words too, for those who cannot see them: screen readers and agents."
-    pattern = re.compile(rb'(<(?:p|h3) class="star-rating (One|Two|Three|Four|Five)">)')
+    pattern = re.compile(rb'class="star-rating (One|Two|Three|Four|Five)">\s*(?:<span>\s*)?(?:<i [^>]*></i>\s*){5}')
 
     def spoken(found: re.Match) -> bytes:
-        return found[1] + f'<span class="sr-only">{_STARS[found[2].decode()]} of 5 stars</span>'.encode()
+        return found[0] + f'<span class="sr-only">{_STARS[found[1].decode()]} of 5 stars</span>'.encode()
 
     def answer(request):
         response = get_response(request)
@@ -1078,10 +1077,13 @@ class ShopSite(Site):
 def serve_shop(port: int = 8000) -> None:  # another free port where it is taken
     "Serve a shop until an interrupt, for people who want to look around; what they change is gone afterwards."
     with ShopServer(port) as server:
-        print(f"{SHOP_NAME} is open at {server.start()} (Ctrl+C closes it). Customers, for the log-in:")
+        address = server.start()
+        print(f"{SHOP_NAME} is open at {address} (Ctrl+C closes it). Customers, for the log-in:", flush=True)
         for customer in shop_customers():
-            print(f"  {customer.email:32} {customer.password}")
+            print(f"  {customer.email:32} {customer.password}", flush=True)
         with suppress(KeyboardInterrupt):
             while True:
-                server.start()
                 time.sleep(1)
+                if (now := server.start()) != address:  # it died, and its port is taken
+                    address = now
+                    print(f"{SHOP_NAME} has moved to {address}.", flush=True)
