@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from copy import deepcopy
 from datetime import date
 from pathlib import Path
 from urllib.parse import urlencode
@@ -217,7 +218,7 @@ def events_of(task: dict) -> list[dict]:
 
 
 def judged(task: dict, said: str, trace: list[dict]) -> bool:
-    return score_answer(task, read_answer(said, task), trace, {"__SHOPPING__": ADDRESS})[0]
+    return score_answer(deepcopy(task), read_answer(said, task), trace, {"__SHOPPING__": ADDRESS})[0]
 
 
 def other_than(task: dict) -> str:
@@ -234,7 +235,7 @@ def test_the_judge_takes_what_is_right_and_nothing_else():
         told, events = task["plan"][-1][1], events_of(task)
         trace = [START, *map(entry, events)]
         assert judged(task, told, trace), task["intent"]
-        wrong = {"no answer": score_answer(task, None, trace, {"__SHOPPING__": ADDRESS})[0],
+        wrong = {"no answer": score_answer(deepcopy(task), None, trace, {"__SHOPPING__": ADDRESS})[0],
                  "given up": judged(task, "NOT_FOUND_ERROR", trace)}
         if events:
             wrong["nothing done"] = judged(task, told, [START])
@@ -331,6 +332,8 @@ def test_a_suite_knows_its_tasks_only():
     suite = Shop()
     task = suite.tasks("train")[0]
     assert suite.web_task(task)["intent"] == task.goal and suite.web_task(task) in TASKS
+    suite.web_task(task)["eval"].clear()
+    assert suite.web_task(task)["eval"], "who writes into a task writes into a copy"
     for wrong in (task.model_copy(update={"seed": 3}), task.model_copy(update={"id": "x/1"})):
         with pytest.raises(DreamgymError, match="no task of the shop"):
             suite.web_task(wrong)

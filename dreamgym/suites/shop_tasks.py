@@ -16,6 +16,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from copy import deepcopy
 from datetime import date, timedelta
 from decimal import Decimal
 from functools import cache
@@ -825,7 +826,7 @@ class Shop(WebSuite):
         found = _by_number().get(task.seed)
         if found is None or f"{found['kind']}/{found['task_id']}" != task.id:
             raise DreamgymError(f"{task.id!r} is no task of the shop; Shop().tasks('train') lists some.")
-        return found
+        return deepcopy(found)  # judges write into what they get
 
     def make_site(self) -> ShopSite:
         "A shop of its own, with its own port and database."
