@@ -97,7 +97,8 @@ def checked_web_task(
     if not isinstance(task, dict):
         raise DreamgymError(f"A web task is a dictionary in WebArena-Verified's format, not a {type(task).__name__}.")
     if missing := [key for key in _TASK_KEYS if key not in task]:
-        raise DreamgymError(f"The web task {task.get('task_id', '')!s:.20} lacks {', '.join(missing)}; see WebArena-Verified's format.")
+        raise DreamgymError(f"The web task {task.get('task_id', '')!s:.20} lacks {', '.join(missing)}; "
+                            "see WebArena-Verified's format.")
     if not task["start_urls"] or not any(check.get("evaluator") == "AgentResponseEvaluator" for check in task["eval"]):
         raise DreamgymError(f"The web task {task['task_id']} needs a start page and an AgentResponseEvaluator.")
     return task
@@ -220,7 +221,8 @@ for round in $(seq 40); do
   found=
   for process in /proc/[0-9]*; do
     number=${process#/proc/}
-    if [ "$number" != $$ ] && tr '\\0' '\\n' < "$process/cmdline" 2>/dev/null | grep -qxF -- "$1"; then found=1; kill -9 "$number"; fi
+    [ "$number" = $$ ] && continue
+    if tr '\\0' '\\n' < "$process/cmdline" 2>/dev/null | grep -qxF -- "$1"; then found=1; kill -9 "$number"; fi
   done
   case "$profile" in */playwright_chromiumdev_profile-*) rm -rf -- "$profile" ;; esac
   [ -z "$found" ] && exit
@@ -247,12 +249,14 @@ class WebBrowser:
 
         program, mark = find_browser(), f"--dreamgym-web={secrets.token_hex(8)}"
         quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self.guard = subprocess.Popen(["/bin/sh", "-c", _GUARD, "guard", mark], stdin=subprocess.PIPE, start_new_session=True, **quiet)
+        self.guard = subprocess.Popen(["/bin/sh", "-c", _GUARD, "guard", mark], stdin=subprocess.PIPE, start_new_session=True,
+                                      **quiet)
         self.door = _closed_door()
         self.playwright = sync_playwright().start()
         try:
             self.playwright.selectors.set_test_id_attribute("bid")
-            self.browser = self.playwright.chromium.launch(executable_path=program, args=[*_BROWSER_FLAGS, mark], timeout=60_000)
+            self.browser = self.playwright.chromium.launch(
+                executable_path=program, args=[*_BROWSER_FLAGS, mark], timeout=60_000)
             self.guard.stdin.write(f"{_profile_of(mark)}\n".encode())
             self.guard.stdin.flush()
         except BaseException:
@@ -456,7 +460,9 @@ def redacted(
     trace: list[dict],  # entries of an archive
 ) -> list[dict]:  # the same without cookies, keys, passwords and bodies
     "A trace that may be written down."
-    hide = lambda pairs, secret: [pair | dict(value=_HIDDEN) if secret(pair["name"].lower()) else pair for pair in pairs]  # noqa: E731
+    def hide(pairs: list[dict], secret: Callable) -> list[dict]:
+        return [pair | dict(value=_HIDDEN) if secret(pair["name"].lower()) else pair for pair in pairs]
+
     output = []
     for entry in trace:
         sent, got = dict(entry["request"]), dict(entry["response"])
@@ -519,7 +525,8 @@ def _marking() -> tuple[str, str]:
     "BrowserGym's scripts that give elements their ids and take the traces away, each with ours, in one call to the browser."
     mark, unmark = (pkgutil.get_data("browsergym.core", f"javascript/frame_{name}_elements.js").decode()
                     for name in ("mark", "unmark"))
-    mark = mark.replace("visibility_marking_timeout = 1000", "visibility_marking_timeout = 0").replace("interval=40", "interval=1")
+    mark = mark.replace("visibility_marking_timeout = 1000", "visibility_marking_timeout = 0")
+    mark = mark.replace("interval=40", "interval=1")
     return (f"async names => {{\nconst mark = {mark}\nawait mark(names);\nreturn ({_LOOK})();\n}}",
             f"() => {{\nconst unmark = {unmark}\nunmark();\n({_UNLOOK})();\n}}")
 
@@ -600,7 +607,8 @@ def _slim(node: Mapping, look: tuple, children: Callable) -> dict:
     "One node of a tree, without what is empty."
     role, bid, (inline, gap, click) = node["role"]["value"], node.get("browsergym_id", ""), look
     facts = {fact["name"]: fact.get("value", {}).get("value") for fact in node.get("properties", ())}
-    states = [name for name in ("checked", "selected", "pressed", "disabled") if str(facts.get(name)).lower() in ("true", "mixed")]
+    states = [name for name in ("checked", "selected", "pressed", "disabled")
+              if str(facts.get(name)).lower() in ("true", "mixed")]
     if facts.get("expanded") is not None and role not in ("combobox", "row"):
         states.append("expanded" if facts["expanded"] else "collapsed")
     if role == "generic" and facts.get("editable") in ("plaintext", "richtext") and facts.get("focusable"):
@@ -620,7 +628,8 @@ def tree_text(
     "The whole tree as text: what a state is made from."
     name, value = (" ".join(node.get(key, "").split())[:400] for key in ("name", "value"))
     head = f"[{node['id']}] " if node.get("id") else ""
-    line = f'{"  " * depth}{head}{node["role"]} "{name}"{f" = {value}" if value else ""} {" ".join(node.get("states", ()))}'.rstrip()
+    shown = f" = {value}" if value else ""
+    line = f'{"  " * depth}{head}{node["role"]} "{name}"{shown} {" ".join(node.get("states", ()))}'.rstrip()
     return "\n".join([line, *(tree_text(child, depth + 1) for child in node.get("children", ()))])
 
 # %% ../../nbs/32_webarena.ipynb #38febf22
@@ -896,9 +905,9 @@ def _dialog(self: _PageWriter, node: dict, pieces: _Pieces) -> None:
         pieces.put(piece)
 
 
-_WRITERS = {"row": _PageWriter._row, "listitem": _PageWriter._item, "article": _PageWriter._item, "heading": _PageWriter._heading,
-            "LabelText": _PageWriter._label, "alert": _PageWriter._notice, "status": _PageWriter._notice,
-            "term": _PageWriter._term, "definition": _PageWriter._definition, "dialog": _PageWriter._dialog,
+_WRITERS = {"row": _PageWriter._row, "listitem": _PageWriter._item, "article": _PageWriter._item,
+            "heading": _PageWriter._heading, "LabelText": _PageWriter._label, "alert": _PageWriter._notice,
+            "status": _PageWriter._notice, "term": _PageWriter._term, "definition": _PageWriter._definition, "dialog": _PageWriter._dialog,
             "alertdialog": _PageWriter._dialog}
 
 # %% ../../nbs/32_webarena.ipynb #6f873744
@@ -1028,18 +1037,20 @@ def describe_web_action(
     if name in words:
         return words[name]
     last = texts[-1]
-    return {"fill": f'fill {where} with "{last}"', "select_option": f'select "{last}" in {where}', "press": f"press {last} in {where}",
-            "goto": f"go to {last}", "send_msg_to_user": f'say "{last}"', "report_infeasible": f'give up: "{last}"'}[name]
+    return {"fill": f'fill {where} with "{last}"', "select_option": f'select "{last}" in {where}',
+            "press": f"press {last} in {where}", "goto": f"go to {last}", "send_msg_to_user": f'say "{last}"',
+            "report_infeasible": f'give up: "{last}"'}[name]
 
 # %% ../../nbs/32_webarena.ipynb #a5b8248c
 class WebGrammar(Grammar):
     "States of real pages, and BrowserGym's actions."
 
-    hint = ("A state begins with `Page: title | path` and `Menu:` with the elements around the content; then one line an element, "
-            "a text, or a row of a table. An element is `[id] kind \"name\"`, with `= \"value\"` and, in brackets, its options or states. "
-            "An action is one call: click('12'), fill('12', 'text'), select_option('12', 'option'), press('12', 'Enter'), hover('12'), "
-            "scroll(0, 500), goto('/path'), go_back(), go_forward(), noop(); send_msg_to_user('answer') ends the episode with the "
-            "answer (`done` where nothing is asked for, several items separated by `; `), report_infeasible('why') gives up.")
+    hint = ("A state begins with `Page: title | path` and `Menu:` with the elements around the content; then one line an "
+            "element, a text, or a row of a table. An element is `[id] kind \"name\"`, with `= \"value\"` and, in brackets, its "
+            "options or states. An action is one call: click('12'), fill('12', 'text'), select_option('12', 'option'), "
+            "press('12', 'Enter'), hover('12'), scroll(0, 500), goto('/path'), go_back(), go_forward(), noop(); "
+            "send_msg_to_user('answer') ends the episode with the answer (`done` where nothing is asked for, several items "
+            "separated by `; `), report_infeasible('why') gives up.")
 
     def check_state(self, state: str) -> None:
         "A first line with title and path, no empty lines, no element twice."
@@ -1063,10 +1074,8 @@ class WebEnvironment(TextEnvironment):
     """Web tasks, one episode at a time: one browser, a fresh context an episode, in a thread of its own.
 
     A new tab becomes the page, and `go_back` on a tab without a past closes it. Dialogs are accepted and told in the state,
-    downloads are cancelled. `failed_readings` counts states that `page_reader` wrote wrongly, so that the rules' state stood in.
+    downloads are cancelled. `failed_readings` counts states of `page_reader` for which the rules' state stood in.
     """
-
-    maximum_steps = 15
 
     def __init__(
         self,
@@ -1078,6 +1087,7 @@ class WebEnvironment(TextEnvironment):
         patience: float = 20.0,  # seconds for a page
     ):
         self.site, self.tasks, self.maximum_steps, self.patience = site, tasks, maximum_steps, patience
+        self.limit = 5 * patience  # seconds for a whole reset or step
         self.page_reader, self.traces = page_reader, Path(traces) if traces else None
         self.grammar, self.failed_readings = WebGrammar(), Counter()
         self.browser = self.context = self.page = self.recorder = self.task = self.worker = None
@@ -1106,7 +1116,7 @@ def _ask(self: WebEnvironment, function: Callable):
     "Run a function in the browser's thread. A browser that gives no answer is ended, which frees the thread."
     self.worker = self.worker or BrowserThread()
     try:
-        return self.worker.ask(function, 5 * self.patience, self._give_up)
+        return self.worker.ask(function, self.limit, self._give_up)
     except Empty:
         self.worker = self.browser = self.context = self.task = None  # whatever holds the thread, the next episode gets another
         raise SiteFailed("The browser does not answer.") from None
@@ -1339,7 +1349,7 @@ def _act(self: WebEnvironment, action: WebAction) -> str:
         self.state = self._read()
     return fault
 
-# %% ../../nbs/32_webarena.ipynb #55281e87
+
 @cache
 def _action_set():
     "BrowserGym's actions, one at a time."
@@ -1347,7 +1357,7 @@ def _action_set():
 
     return HighLevelActionSet(subsets=["chat", "infeas", "bid", "nav"], multiaction=False, demo_mode="off")
 
-
+# %% ../../nbs/32_webarena.ipynb #8f47e9c5
 @patch
 def _carry_out(self: WebEnvironment, action: WebAction) -> str:
     "Let BrowserGym carry out an action on the page."
@@ -1492,7 +1502,8 @@ def random_web_action(
     if options:
         return str(WebAction("select_option", (element.id, options[int(random.integers(len(options)))])))
     if element.kind == "textbox":
-        return str(WebAction("fill", (element.id, word)) if random.random() < 0.7 else WebAction("press", (element.id, "Enter")))
+        return str(WebAction("fill", (element.id, word)) if random.random() < 0.7 else
+                   WebAction("press", (element.id, "Enter")))
     return str(WebAction("click", (element.id,)))
 
 
@@ -1614,7 +1625,8 @@ _ACCOUNTS = {  # as WebArena publishes them: site -> path of the form, labels of
 def webarena_urls() -> dict[str, str]:
     "Placeholder -> address, from the variables that BrowserGym reads too; one that is `todo` is left out."
     if missing := [name for name in WEBARENA_VARIABLES if not os.environ.get(name, "").strip()]:
-        raise SiteFailed(f"Set {', '.join(missing)} to the addresses of your WebArena sites; the suite `shop` needs nothing of the kind.")
+        raise SiteFailed(f"Set {', '.join(missing)} to the addresses of your WebArena sites; "
+                         "the suite `shop` needs nothing of the kind.")
     named = {name: os.environ[name].strip().rstrip("/") for name in WEBARENA_VARIABLES}
     wrong = [name for name, url in named.items() if url != "todo" and not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", url)]
     if wrong:
