@@ -2,7 +2,10 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections import Counter
+from copy import deepcopy
 from datetime import date
 from pathlib import Path
 from urllib.parse import urlencode
@@ -34,10 +37,12 @@ from dreamgym.suites.shop_tasks import (
 from dreamgym.suites.webarena import WebGrammar, missing_for_the_web, read_answer, score_answer
 from dreamgym.trajectories import DreamgymError, Task, Trajectory, Transition
 
-HASH = "2db05c575f441cb0ab21d9ed51ea0511328fef18dee99fd5421cf81c499f46f8"  # of the frozen list; results rest on it
+HASH = "37a8b1b8173cbef9be263020fa87a1039cb5339552ad8803bc13bec4ac0d7bb8"  # of the frozen list; results rest on it
 TASKS = shop_tasks.shop_tasks()
+PRODUCTS, CUSTOMERS, ORDERS, REVIEWS = shop_products(), shop_customers(), shop_orders(), shop_reviews()
 PANELS = {name: Shop().tasks(name) for name in ("train", "development", "test", "held_out")}
 ADDRESS = "http://127.0.0.1:8000"
+pytestmark = pytest.mark.filterwarnings("ignore:Transitional processing")  # WebArena-Verified's parts
 needs_shop = pytest.mark.skipif(bool(shop_missing()), reason="the extra webarena is not installed")
 needs_browser = pytest.mark.skipif(bool(shop_missing() + missing_for_the_web()), reason="no extra, or no browser")
 PAGE = """Page: Lamps / Shop | /catalogue/category/lamps_3/
@@ -64,7 +69,7 @@ def answer_of(task: dict) -> list | None:
 
 def test_the_list_is_frozen():
     assert tasks_hash(TASKS) == HASH
-    assert Shop().panel_hash() == "b444fa64d8db2ce70a3c36a03bc588b97bd777372b48b1982722c2010939ccdb"
+    assert Shop().panel_hash() == "e0b58fa418748f1a787fbf5154fa1a16ef9677089b447f8f709d2d8b619c743b"
 
 
 def test_there_is_enough_of_everything():
@@ -86,11 +91,10 @@ def test_panels_keep_seen_and_unseen_apart():
     goals = [task.goal for tasks in PANELS.values() for task in tasks]
     numbers = [task.seed for tasks in PANELS.values() for task in tasks]
     assert len(set(goals)) == len(goals) == len(set(numbers)) == len(TASKS)
-    assert set(PANELS["train"][0].kind for _ in [0]) <= kinds["train"]
 
 
 def test_every_task_is_well_formed():
-    people = {customer.email for customer in shop_customers()}
+    people = {customer.email for customer in CUSTOMERS}
     for task in TASKS:
         assert task["customer"] in people and task["start_urls"][0].startswith("__SHOPPING__/")
         assert "{{" not in task["intent"] and "None" not in task["intent"]
@@ -120,17 +124,16 @@ def test_a_missing_or_empty_database_is_told(tmp_path):
 
 
 def order_named(task: dict):
-    return next(order for order in shop_orders() if order.number == task["instantiation_dict"]["number"])
+    return next(order for order in ORDERS if order.number == task["instantiation_dict"]["number"])
 
 
 def test_answers_about_an_order_are_those_of_its_maker():
-    products = shop_products()
     for task in of_kind("order_status"):
         assert answer_of(task) == [order_named(task).status]
     for task in of_kind("order_total"):
-        assert answer_of(task) == [sum(products[place].cents * n for place, n in order_named(task).lines) / 100]
+        assert answer_of(task) == [sum(PRODUCTS[place].cents * n for place, n in order_named(task).lines) / 100]
     for task in of_kind("order_contents"):
-        assert sorted(answer_of(task)) == sorted(products[place].title for place, _ in order_named(task).lines)
+        assert sorted(answer_of(task)) == sorted(PRODUCTS[place].title for place, _ in order_named(task).lines)
     for task in of_kind("order_date"):
         assert answer_of(task) == [order_named(task).date.date().isoformat()]
     for kind in ("order_status", "order_total", "order_date", "open_order", "cancel_order", "order_again"):
@@ -139,28 +142,27 @@ def test_answers_about_an_order_are_those_of_its_maker():
 
 
 def test_sums_are_those_of_their_makers():
-    products = shop_products()
     for task in of_kind("month_total"):
-        mine = [order for order in shop_orders() if order.customer == task["customer"]
+        mine = [order for order in ORDERS if order.customer == task["customer"]
                 and f"{order.date:%B %Y}" == task["instantiation_dict"]["month"]]
-        cents = sum(products[place].cents * n for order in mine for place, n in order.lines)
+        cents = sum(PRODUCTS[place].cents * n for order in mine for place, n in order.lines)
         assert len(mine) >= 2 and answer_of(task) == [cents / 100]
     for task in of_kind("month_of_a_category"):
         gaps = task["instantiation_dict"]
-        mine = [order for order in shop_orders() if order.customer == task["customer"] and f"{order.date:%B %Y}" == gaps["month"]]
-        cents = [products[place].cents * n for order in mine for place, n in order.lines
-                 if products[place].category == gaps["category"]]
+        mine = [order for order in ORDERS if order.customer == task["customer"] and f"{order.date:%B %Y}" == gaps["month"]]
+        cents = [PRODUCTS[place].cents * n for order in mine for place, n in order.lines
+                 if PRODUCTS[place].category == gaps["category"]]
         assert answer_of(task) == [sum(cents) / 100] and cents
     for task in of_kind("orders_of_a_quarter"):
         gaps = task["instantiation_dict"]
         quarter = ("first", "second", "third", "fourth").index(gaps["quarter"])
-        mine = [order for order in shop_orders() if order.customer == task["customer"] and str(order.date.year) == gaps["year"]
+        mine = [order for order in ORDERS if order.customer == task["customer"] and str(order.date.year) == gaps["year"]
                 and (order.date.month - 1) // 3 == quarter]
         assert answer_of(task) == [len(mine)]
 
 
 def test_answers_about_products_are_those_of_their_makers_and_the_only_ones():
-    products = {product.title: product for product in shop_products()}
+    products = {product.title: product for product in PRODUCTS}
     for kind, best in (("cheapest_product", min), ("dearest_price", max)):
         for task in of_kind(kind):
             shelf = [p for p in products.values() if p.category == task["instantiation_dict"]["category"]]
@@ -171,20 +173,21 @@ def test_answers_about_products_are_those_of_their_makers_and_the_only_ones():
         assert answer_of(task) == [products[task["instantiation_dict"]["product"]].cents / 100]
     for task in of_kind("product_colour"):
         assert answer_of(task) == [products[task["instantiation_dict"]["product"]].colour]
-    titles = list(products)
+    titles, people = list(products), {f"{person.first} {person.last}": person.email for person in CUSTOMERS}
     for task in of_kind("review_stars"):
         gaps = task["instantiation_dict"]
-        (only,) = [r for r in shop_reviews() if titles[r.product] == gaps["product"] and r.name == gaps["writer"]]
+        (only,) = [r for r in REVIEWS if titles[r.product] == gaps["product"] and r.name == gaps["writer"]]
         assert answer_of(task) == [only.score]
+        assert people.get(gaps["writer"]) != task["customer"], "one's own review is signed `you`"
     for task in of_kind("best_rated_product"):
         shelf = [p.title for p in products.values() if p.category == task["instantiation_dict"]["category"]]
-        given = {title: [r.score for r in shop_reviews() if titles[r.product] == title] for title in shelf}
+        given = {title: [r.score for r in REVIEWS if titles[r.product] == title] for title in shelf}
         stars = {title: sum(scores) // len(scores) for title, scores in given.items() if scores}
         assert answer_of(task) == [title for title in stars if stars[title] == max(stars.values())]
 
 
 def test_answers_about_addresses_are_those_of_their_owners():
-    homes = {home.line: (customer.email, home) for customer in shop_customers() for home in customer.addresses}
+    homes = {home.line: (customer.email, home) for customer in CUSTOMERS for home in customer.addresses}
     for kind, part in (("address_postcode", "postcode"), ("address_phone", "phone")):
         for task in of_kind(kind):
             owner, home = homes[task["instantiation_dict"]["street"]]
@@ -216,7 +219,7 @@ def events_of(task: dict) -> list[dict]:
 
 
 def judged(task: dict, said: str, trace: list[dict]) -> bool:
-    return score_answer(task, read_answer(said, task), trace, {"__SHOPPING__": ADDRESS})[0]
+    return score_answer(deepcopy(task), read_answer(said, task), trace, {"__SHOPPING__": ADDRESS})[0]
 
 
 def other_than(task: dict) -> str:
@@ -233,12 +236,12 @@ def test_the_judge_takes_what_is_right_and_nothing_else():
         told, events = task["plan"][-1][1], events_of(task)
         trace = [START, *map(entry, events)]
         assert judged(task, told, trace), task["intent"]
-        wrong = {"no answer": score_answer(task, None, trace, {"__SHOPPING__": ADDRESS})[0],
+        wrong = {"no answer": score_answer(deepcopy(task), None, trace, {"__SHOPPING__": ADDRESS})[0],
                  "given up": judged(task, "NOT_FOUND_ERROR", trace)}
         if events:
             wrong["nothing done"] = judged(task, told, [START])
-            wrong["gone on"] = events[0].get("http_method", "GET") == "GET" and "response_status" not in events[0] and judged(
-                task, told, [*trace, START])
+            if task["eval"][0]["expected"]["task_type"] == "navigate":
+                wrong["gone on"] = judged(task, told, [*trace, START])
         else:
             wrong |= {"another answer": judged(task, other_than(task), trace), "done only": judged(task, "done", trace),
                       "too much": judged(task, f"{told}; {told}", trace)}
@@ -248,7 +251,7 @@ def test_the_judge_takes_what_is_right_and_nothing_else():
 def test_the_judge_of_a_change_reads_every_field():
     pytest.importorskip("webarena_verified")
     checked = 0
-    for task in TASKS:
+    for task in TASKS[::2]:  # a form has its fields in all tasks of a template
         for place, event in enumerate(events_of(task)):
             for field in event.get("post_data", {}):
                 trace = [START, *(entry(e, **({field: "7"} if e is event else {})) for e in events_of(task))]
@@ -260,7 +263,7 @@ def test_the_judge_of_a_change_reads_every_field():
         if any(part.get("should_not_exist") for part in task["eval"]):
             more = entry({"url": "__SHOPPING__/basket/add/9999/", "http_method": "POST", "response_status": 302})
             assert not judged(task, "done", [START, more, *map(entry, events_of(task))]), task["intent"]
-    assert checked > 200
+    assert checked > 150
 
 
 def test_judges_are_written_as_the_format_wants():
@@ -319,7 +322,7 @@ def test_random_actions_are_valid_varied_and_a_function_of_their_generator():
 
 def test_what_was_seen_is_checked():
     step = Transition(state="Page: a | /\nTotal:  $24.00", action="x", next_state="Page: b | /", reward=0.0, done=False)
-    episode = Trajectory(task=Task(id="x/1", kind="x"), transitions=[step], source="oracle")
+    episode = Trajectory(task=Task(id="x/1", kind="x"), transitions=(step,), source="oracle")
     assert saw_everything(episode, ["Total: $24.00"]) and not saw_everything(episode, ["$25.00"])
 
 
@@ -330,6 +333,8 @@ def test_a_suite_knows_its_tasks_only():
     suite = Shop()
     task = suite.tasks("train")[0]
     assert suite.web_task(task)["intent"] == task.goal and suite.web_task(task) in TASKS
+    suite.web_task(task)["eval"].clear()
+    assert suite.web_task(task)["eval"], "who writes into a task writes into a copy"
     for wrong in (task.model_copy(update={"seed": 3}), task.model_copy(update={"id": "x/1"})):
         with pytest.raises(DreamgymError, match="no task of the shop"):
             suite.web_task(wrong)
@@ -359,8 +364,10 @@ def test_what_is_missing_is_told_with_its_cure(monkeypatch):
 
 def test_the_proof_belongs_to_the_list():
     rows = proof_rows()
-    assert {row["tasks_hash"] for row in rows} == {HASH} and sum(row["tasks"] for row in rows) == len(TASKS)
-    assert all(row["solved"] == row["saw"] == row["tasks"] for row in rows)
+    assert {row["tasks_hash"] for row in rows} == {HASH}
+    assert all(0 < row["tasks"] == row["solved"] == row["saw"] for row in rows)
+    assert sum(row["tasks"] for row in rows) == len(TASKS)
+    assert {(row["kind"], row["panel"]) for row in rows} == {(task["kind"], task["panel"]) for task in TASKS}
 
 
 # ---------------------------------------------------------------- in the browser
@@ -394,8 +401,8 @@ def wrong_ways(suite) -> list[tuple[Task, list]]:
     total, several, product, change, order, wish = map(task, (
         "order_total", "add_several", "add_to_basket", "change_name", "open_order", "add_to_wish_list"))
     amount = plan(total)[-1][1]
-    elsewhere = next(o for o in shop_orders() if o.customer != suite.web_task(total)["customer"])
-    cents = sum(shop_products()[place].cents * n for place, n in elsewhere.lines)
+    elsewhere = next(o for o in ORDERS if o.customer != suite.web_task(total)["customer"])
+    cents = sum(PRODUCTS[place].cents * n for place, n in elsewhere.lines)
     count = int(plan(several)[2][2])
     return [(total, [*plan(total)[:-1], ["send_msg_to_user", f"{float(amount) + 1:.2f}"]]),
             (total, [*plan(total)[:-1], ["send_msg_to_user", f"{cents / 100:.2f}"]]),
@@ -422,6 +429,19 @@ def test_wrong_ways_fail(world):
             plans[start + i], state, past) or "noop()", "by hand")
     assert [e.task.id for e in episodes if e.success] == []
     assert all(json.dumps(e.transitions[-1].action).count("send_msg_to_user") for e in episodes), "each went its way to the end"
+
+
+def test_the_chapter_passes_without_the_extra(tmp_path):
+    "Its cells in order, in a Python that finds neither a shop nor BrowserGym."
+    book = json.loads((Path(__file__).parent.parent / "nbs" / "34_shop_tasks.ipynb").read_text(encoding="utf-8"))
+    code = ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code"]
+    block = ("import sys, importlib.util as util\nfind = util.find_spec\n"
+             "gone = {'oscar', 'whoosh', 'playwright', 'browsergym', 'webarena_verified', 'django'}\n"
+             "util.find_spec = lambda name, *rest: None if name.split('.')[0] in gone else find(name, *rest)\n"
+             "sys.modules.update(dict.fromkeys(gone))\n")
+    (tmp_path / "chapter.py").write_text(block + "\n".join(code), encoding="utf-8")
+    done = subprocess.run([sys.executable, tmp_path / "chapter.py"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_the_data_of_the_book_are_small():

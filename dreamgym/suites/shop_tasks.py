@@ -16,6 +16,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from copy import deepcopy
 from datetime import date, timedelta
 from decimal import Decimal
 from functools import cache
@@ -237,6 +238,13 @@ def _latest(shop) -> list:
     return [order for orders in piles.values() for order in orders[:_PAGE]]
 
 
+def _without_review(product, shop) -> str:
+    "A customer who has not reviewed a product: it can be reviewed once, and one's own reviews are signed `you`."
+    writers = {review.email for review in shop.reviews if review.product_id == product.id}
+    free = [customer.email for customer in shop.customers if customer.email not in writers]
+    return free[product.id % len(free)]
+
+
 def _path_of(category, shop) -> str:
     "The address of a category's list."
     return _category_path(category, shop.categories)
@@ -392,8 +400,9 @@ def _review_stars(shop) -> Iterator[Case]:
         way = [_click("link", "See all reviews")] if len(reviews) > _SHOWN else []
         for review in reviews:
             if writers[review.writer] == 1:
-                yield Case({"writer": review.writer, "product": product.title}, "", _product_path(product),
-                           retrieve([review.score], "number"), way, [f"Reviewed by {review.writer} on"])
+                yield Case({"writer": review.writer, "product": product.title}, _without_review(product, shop),
+                           _product_path(product), retrieve([review.score], "number"), way,
+                           [f"Reviewed by {review.writer} on"])
 
 # %% ../../nbs/34_shop_tasks.ipynb #1f7b3bd0
 @_template("train", "What is the postcode of my address at {{street}}?")
@@ -485,14 +494,7 @@ def _filter_orders(shop) -> Iterator[Case]:
         yield Case({"first": first.isoformat(), "last": last.isoformat()}, email, _ORDERS,
                    navigate(_ORDERS, date_from=first.isoformat(), date_to=last.isoformat()), _between(first, last))
 
-# %% ../../nbs/34_shop_tasks.ipynb #11c1d89e
-def _without_review(product, shop) -> str:
-    "A customer who has not reviewed a product: it can be reviewed once."
-    writers = {review.email for review in shop.reviews if review.product_id == product.id}
-    free = [customer.email for customer in shop.customers if customer.email not in writers]
-    return free[product.id % len(free)]
-
-
+# %% ../../nbs/34_shop_tasks.ipynb #fca70afc
 def _basket(product, **post: str) -> list[dict]:
     "The judge of one product in the basket, and no other."
     path = f"/basket/add/{product.id}/"
@@ -825,7 +827,7 @@ class Shop(WebSuite):
         found = _by_number().get(task.seed)
         if found is None or f"{found['kind']}/{found['task_id']}" != task.id:
             raise DreamgymError(f"{task.id!r} is no task of the shop; Shop().tasks('train') lists some.")
-        return found
+        return deepcopy(found)  # judges write into what they get
 
     def make_site(self) -> ShopSite:
         "A shop of its own, with its own port and database."
