@@ -27,6 +27,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from copy import deepcopy
 from functools import cache, partial
 from hashlib import sha256
 from importlib.util import find_spec
@@ -203,7 +204,7 @@ def score_answer(
     "Let WebArena-Verified's evaluators judge an answer and a network trace."
     if answer is None:
         return False, "no answer"
-    parts, known = _verified(), {key: task[key] for key in _TASK_KEYS}
+    parts, known = _verified(), deepcopy({key: task[key] for key in _TASK_KEYS})  # the evaluators write into it
     known["eval"] = [_whole_check(check) for check in task["eval"]]
     events = tuple(parts.event(data=MappingProxyType(entry)) for entry in trace)
     context = parts.context(
