@@ -607,7 +607,9 @@ def test_nothing_is_left_when_the_owner_ends(cache, end):
 
 @needs_shop
 def test_serving_for_people_ends_with_an_interrupt(cache):
-    command = [sys.executable, "-c", "from dreamgym.suites.shop import serve_shop; serve_shop(0)"]
+    program = ("import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # tests in the background ignore it
+               "from dreamgym.suites.shop import serve_shop; serve_shop(0)")
+    command = [sys.executable, "-c", program]
     owner = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     said = [owner.stdout.readline() for _ in range(1 + len(shop_customers()))]
     address = re.search(r"127\.0\.0\.1:(\d+)", said[0])
