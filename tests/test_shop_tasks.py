@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from collections import Counter
 from copy import deepcopy
 from datetime import date
@@ -12,6 +10,7 @@ from urllib.parse import urlencode
 
 import numpy as np
 import pytest
+from book_examples import run_without
 
 from dreamgym.environments import play_episodes
 from dreamgym.runs import Scale, data_folder
@@ -433,15 +432,7 @@ def test_wrong_ways_fail(world):
 
 def test_the_chapter_passes_without_the_extra(tmp_path):
     "Its cells in order, in a Python that finds neither a shop nor BrowserGym."
-    book = json.loads((Path(__file__).parent.parent / "nbs" / "34_shop_tasks.ipynb").read_text(encoding="utf-8"))
-    code = ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code"]
-    block = ("import sys, importlib.util as util\nfind = util.find_spec\n"
-             "gone = {'oscar', 'whoosh', 'playwright', 'browsergym', 'webarena_verified', 'django'}\n"
-             "util.find_spec = lambda name, *rest: None if name.split('.')[0] in gone else find(name, *rest)\n"
-             "sys.modules.update(dict.fromkeys(gone))\n")
-    (tmp_path / "chapter.py").write_text(block + "\n".join(code), encoding="utf-8")
-    done = subprocess.run([sys.executable, tmp_path / "chapter.py"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    run_without("34_shop_tasks", {"oscar", "whoosh", "playwright", "browsergym", "webarena_verified", "django"}, tmp_path)
 
 
 def test_the_data_of_the_book_are_small():

@@ -4,10 +4,10 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from book_examples import run_without
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -497,11 +497,4 @@ def test_the_whole_method_runs_in_a_text_world(suite, tmp_path, tiny_model_folde
 
 def test_the_chapter_passes_without_textworld(tmp_path):
     "Its cells in order, in a Python that finds no TextWorld."
-    book = json.loads((Path(__file__).parent.parent / "nbs" / "31_text_worlds.ipynb").read_text(encoding="utf-8"))
-    code = ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code"]
-    block = ("import sys, importlib.util as util\nfind = util.find_spec\n"
-             "util.find_spec = lambda name, *rest: None if name == 'textworld' else find(name, *rest)\n"
-             "sys.modules['textworld'] = None\n")
-    (tmp_path / "chapter.py").write_text(block + "\n".join(code), encoding="utf-8")
-    done = subprocess.run([sys.executable, tmp_path / "chapter.py"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    run_without("31_text_worlds", {"textworld"}, tmp_path)

@@ -14,6 +14,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 import numpy as np
 import pytest
+from book_examples import run_without
 
 from dreamgym.environments import PANELS, play_episodes
 from dreamgym.runs import Scale
@@ -706,12 +707,5 @@ def test_random_play_finds_its_way_about(play, clone):
 
 def test_the_chapter_passes_without_a_browser(tmp_path):
     "Its cells in order, in a Python that finds no playwright."
-    book = json.loads((Path(__file__).parent.parent / "nbs" / "35_webarena_infinity.ipynb").read_text(encoding="utf-8"))
-    code = ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code"]
-    block = ("import sys, importlib.util as util\nfind = util.find_spec\n"
-             "util.find_spec = lambda name, *rest: None if name == 'playwright' else find(name, *rest)\n"
-             "sys.modules['playwright'] = None\n")
-    (tmp_path / "chapter.py").write_text(block + "\n".join(code), encoding="utf-8")
-    done = subprocess.run([sys.executable, tmp_path / "chapter.py"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert 'pip install "dreamgym[webarena]"' in done.stdout
+    said = run_without("35_webarena_infinity", {"playwright"}, tmp_path)
+    assert 'pip install "dreamgym[webarena]"' in said
