@@ -148,9 +148,10 @@ def reproduce(
     scale: Annotated[str, typer.Option(help="Size: quick, cpu, gpu or paper.")] = "",
     seed: Annotated[int, typer.Option(help="Master seed.", min=0)] = 0,
     run: Annotated[str, typer.Option(help="Run directory; default runs/SUITE-SCALE-SEED.")] = "",
-    chapters: Annotated[str, typer.Option(help="Only these, for example 03,11-13,index.")] = "",
+    chapters: Annotated[str, typer.Option(help="Which, for example 03,11-13,index; method: those that a run changes; "
+                                               "all: the whole book.")] = "method",
 ) -> None:
-    """Run the whole method: execute the chapters in order, then write report.html.
+    """Run the whole method: execute its chapters in order, then write report.html.
 
     The chapters belong to the suite of the book; of another suite the stages alone are run. Finished chapters and
     stages are skipped, so the same command resumes after an interruption.

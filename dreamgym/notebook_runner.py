@@ -48,20 +48,25 @@ def chapter_paths(
     return paths
 
 
+_BESIDE = re.compile(r"(00|0[3-5]|22|[34]\d|80|9[1-3])_")  # chapters that say the same whatever the run
+
+
 def choose_chapters(
     names: Sequence[str],  # stems such as "11_experience_model", in order
-    wanted: str = "",  # for example "03,11-13,index"; empty means all
+    wanted: str = "all",  # for example "03,11-13,index", "method" or "all"
 ) -> list[str]:
     "Those of the names that a selection asks for, in their own order."
+    groups = {"all": set(names), "method": {n for n in names if not _BESIDE.match(n)}}
     chosen: set[str] = set()
-    for part in filter(None, (piece.strip() for piece in wanted.split(","))):
+    for part in filter(None, (piece.strip() for piece in (wanted.strip() or "all").split(","))):
         match = re.fullmatch(r"(\d{1,2})(?:-(\d{1,2}))?", part)
         numbers = range(int(match[1]), int(match[2] or match[1]) + 1) if match else ()
-        found = {n for n in names if n == part or (n[:2].isdigit() and int(n[:2]) in numbers)}
+        found = groups.get(part) or {n for n in names if n == part or (n[:2].isdigit() and int(n[:2]) in numbers)}
         if not found:
-            raise DreamgymError(f"No chapter is named {part!r}: write numbers, ranges or names, as in 03,11-13,index.")
+            raise DreamgymError(f"No chapter is named {part!r}: write numbers, ranges or names, as in "
+                                "03,11-13,index, or method, or all.")
         chosen |= found
-    return [name for name in names if not wanted.strip() or name in chosen]
+    return [name for name in names if name in chosen]
 
 # %% ../nbs/92_notebook_runner.ipynb #42ae606c
 def directives(

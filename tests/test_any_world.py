@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from dreamgym import experience_model, replay_buffer
-from dreamgym.environments import Grammar, InvalidAction, play_episodes
+from dreamgym.environments import Grammar, InvalidAction, play_episodes, start_tasks
 from dreamgym.experience_model import annotated_steps, parse_answer, render_answer
 from dreamgym.experiments import results_of, run_method
 from dreamgym.runs import Run
@@ -243,6 +243,23 @@ def test_a_foreign_world_is_played_recorded_and_dreamed(world, grammar, tmp_path
     write_trajectories(tmp_path / "logs.jsonl", good + bad)
     recorded = RecordedSuite(tmp_path / "logs.jsonl")
     assert type(recorded.grammar) is Grammar and {t.goal for t in recorded.panel("train")} <= {t.task.goal for t in good}
+
+
+@pytest.mark.parametrize(("world", "grammar"), [(Tools, ToolGrammar()), (Browser, None)])
+def test_a_foreign_world_goes_through_every_stage(world, grammar, tiny_model_folder, tmp_path):
+    "Tool calls and a browser's functions: logged, annotated, dreamed, trained on and measured, each in its own words."
+    suite = OwnSuite(world, tasks=20, grammar=grammar, name="foreign", oracle=world.play, maximum_steps=3,
+                     random_action=lambda task, state, random: world.play(task, state, ["one"] * int(random.integers(2))))
+    run = run_method(suite, run=str(tmp_path / "run"), **TINY | {"random_actions": 1.0}, model=str(tiny_model_folder))
+    table, offline = results_of(run), read_trajectories(run.path / "offline.jsonl")
+    assert list(table.index) == ["warm_start", "rejection_sampling", "dream", "sim_to_real"] and not table["broken"].any()
+    acted = [step.action for trajectory in offline for step in trajectory.transitions if not step.invalid]
+    assert acted and all(suite.grammar.check_action(action, "") is None for action in acted)
+    assert any(t.success for t in offline) and any(not t.success for t in offline)
+    states = {step.state for trajectory in offline for step in trajectory.transitions}
+    dreamed = [r for path in run.iterations() for r in read_trajectories(path / "rollouts.jsonl")]
+    assert dreamed and not any(t.real for t in dreamed) and {t.transitions[0].state for t in dreamed} <= states | {
+        task.start_state for task in start_tasks(run)}
 
 
 # ---------------------------------------------------------------- a world that dies

@@ -44,6 +44,21 @@ def test_chapters_and_their_selection():
     assert names == [*sorted(names[:-1]), "index"]
     assert choose_chapters(names, "11-12, 02,index") == [n for n in names if n[:2] in ("02", "11", "12", "in")]
     assert choose_chapters(names, names[3]) == [names[3]]
+    assert choose_chapters(names) == choose_chapters(names, "all") == choose_chapters(names, " ") == names
+
+
+def test_the_method_is_every_chapter_that_builds_or_reads_a_run():
+    method, beside = choose_chapters([path.stem for path in chapter_paths()], "method"), []
+    for path in chapter_paths():
+        source = "\n".join(cell.source for cell in runnable(path).cells if cell.cell_type == "code")
+        if path.stem not in method and "Run.open(run" in source:
+            beside.append(path.stem)
+    assert set(beside) <= {"40_experiments", "80_benchmarks", "92_notebook_runner"}  # they read what a run has left, or make their own
+    assert {"01_trajectories", "11_experience_model", "24_training_loop", "25_sim_to_real", "90_report", "index"} <= set(method)
+
+
+def test_a_selection_that_names_nothing_is_refused():
+    names = [path.stem for path in chapter_paths()]
     for wrong in ("5-", "a", "14-19", "02,,99"):
         with pytest.raises(DreamgymError):
             choose_chapters(names, wrong)
