@@ -566,7 +566,21 @@ PAGES = {
     "/customer/account/login/": """<h1>Customer Login</h1><form action='/search'><label for=q>Search</label><input id=q></form><form method=post>
         <label for=e><span>Email</span></label><input id=e name='login[username]'><label for=p><span>Password</span></label>
         <input id=p type=password name='login[password]'><button><span>Sign In</span></button></form>""",
-    "/account": "<h1>My Account</h1><p>emma.lopez@gmail.com</p><a href='/o/1'>Order</a>"}
+    "/account": "<h1>My Account</h1><p>emma.lopez@gmail.com</p><a href='/o/1'>Order</a>",
+    "/admin": """<h1>Admin</h1><form method=post><input type=hidden name=form_key value=k><label for=username><span>Username</span></label>
+        <input id=username name='login[username]'><label for=login><span>Password</span></label><input id=login type=password
+        name='login[password]'><a href='/forgot'>Forgot your password?</a><button><span>Sign in</span></button></form>""",
+    "/login": """<form action='/search'><input name=q aria-label='Search query'><button>Search</button></form><form method=post><label
+        for=u>Username</label><input id=u name=_username><label for=w>Password</label><input id=w type=password name=_password><label>
+        <input type=checkbox name=_remember_me> Remember me</label><button>Log in</button></form>""",
+    "/users/sign_in": """<form method=post><label for=n>Username or email</label><input id=n name='user[login]'><label for=s>Password</label>
+        <input id=s type=password name='user[password]'><button type=button aria-label='Show password'>o</button><label><input type=checkbox
+        name='user[remember_me]'> Remember me</label><button>Sign in</button></form><a href='/users/sign_up'>Register now</a>"""}
+LOGINS = {  # path of a form -> what must be sent, and where a right and a wrong one lead
+    "/customer/account/login/": ({"login[username]": ["emma.lopez@gmail.com"], "login[password]": ["Password.123"]}, "/account"),
+    "/admin": ({"form_key": ["k"], "login[username]": ["admin"], "login[password]": ["admin1234"]}, "/p/lamp"),
+    "/login": ({"_username": ["MarvelsGrantMan136"], "_password": ["test1234"]}, "/"),
+    "/users/sign_in": ({"user[login]": ["byteblaze"], "user[password]": ["hello1234"]}, "/")}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -608,8 +622,9 @@ class Handler(BaseHTTPRequestHandler):
         self.server.seen.append(("POST", self.path, fields))
         if self.path == "/basket":
             return self.answer("", 302, Location="/basket")
-        right = fields == {"login[username]": ["emma.lopez@gmail.com"], "login[password]": ["Password.123"]}
-        return self.answer("", 302, Location="/account" if right else "/customer/account/login/",
+        wanted, inside = LOGINS[self.path]
+        right = fields == wanted
+        return self.answer("", 302, Location=inside if right else self.path,
                            **({"Set_Cookie": "session=emma; Path=/"} if right else {}))
 
 
@@ -1007,6 +1022,27 @@ def test_a_stand_in_for_webarena_plays_the_log_in_and_an_episode(servers, monkey
         monkeypatch.setitem(webarena._ACCOUNTS, "shopping", (*webarena._ACCOUNTS["shopping"][:5], "wrong"))
         with pytest.raises(SiteFailed, match="refuses the account"):
             start(world, "account")
+    finally:
+        world.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("site", "base", "form"), [("shopping_admin", "/admin", "/admin"), ("reddit", "", "/login"),
+                                                    ("gitlab", "", "/users/sign_in")])
+def test_stand_ins_play_the_other_log_ins(site, base, form, servers, monkeypatch):
+    for name in WEBARENA_VARIABLES:
+        monkeypatch.setenv(name, servers[0].url + base if name == f"WA_{site.upper()}" else "todo")
+    servers[0].seen.clear()
+    place = f"__{site.upper()}__"
+    task = web_task(place, kind="navigate", events=[]) | {"sites": [site], "start_urls": [f"{place}/"]}
+    world = WebEnvironment(WebArenaSite(), {"page/home": task}, 5)
+    try:
+        monkeypatch.setitem(PAGES, f"{base}/", HOME)
+        assert "Desk lamp" in start(world, "home")
+        assert [fields for kind, path, fields in servers[0].seen if kind == "POST" and path == form] == [LOGINS[form][0]]
+        monkeypatch.setitem(webarena._ACCOUNTS, site, (*webarena._ACCOUNTS[site][:5], "wrong"))
+        with pytest.raises(SiteFailed, match="refuses the account"):
+            start(world, "home")
     finally:
         world.close()
 
