@@ -5,8 +5,10 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
-from dreamgym.statistics import bootstrap_mean, compare, exact_mcnemar, wilson
+from dreamgym.statistics import bootstrap_mean, compare, compare_over_seeds, exact_mcnemar, holm, tasks_needed, wilson
 from dreamgym.trajectories import DreamgymError
 
 
@@ -122,3 +124,66 @@ def test_a_comparison_needs_the_same_tasks():
     assert compare(outcomes("1010"), outcomes("1110"), seed=2) == compare(outcomes("1010"), outcomes("1110"), seed=2)
     shares = compare({"a": 0.25, "b": 0.5}, {"a": 0.75, "b": 0.5})
     assert (shares.difference, shares.only_first, shares.only_second) == (0.25, 0, 1), "means over several episodes"
+
+
+# ---------------------------------------------------------------- seeds and tasks, several claims
+
+
+def outcomes_by_seed(random, seeds=4, tasks=12, rate=0.5):
+    return {s: {f"task/{t}": float(random.random() < rate) for t in range(tasks)} for s in range(seeds)}
+
+
+def test_methods_over_seeds_are_compared_fairly():
+    random = np.random.default_rng(3)
+    first, second = outcomes_by_seed(random), outcomes_by_seed(random, rate=0.8)
+    there, back = compare_over_seeds(first, second), compare_over_seeds(second, first)
+    assert there.difference == -back.difference and (there.seeds, there.pairs) == (4, 48)
+    assert there.low <= there.difference <= there.high and (there.low, there.high) == pytest.approx((-back.high, -back.low))
+    same = compare_over_seeds(first, first)
+    assert same[:4] == (0.0, 0.0, 0.0, 1.0)
+    assert compare_over_seeds(first, first, margin=0.05).p_value == 1e-4  # surely not five points worse
+    assert compare_over_seeds(first, second, seed=1) == compare_over_seeds(first, second, seed=1)
+
+
+def test_every_seed_weighs_the_same():
+    first = {0: {"a": 0.0}, 1: {"a": 0.0, "b": 0.0, "c": 0.0}}
+    second = {0: {"a": 1.0}, 1: {"a": 0.0, "b": 0.0, "c": 0.0}}
+    assert compare_over_seeds(first, second).difference == 0.5
+
+
+def test_the_spread_between_seeds_widens_the_interval():
+    tasks = [f"task/{t}" for t in range(60)]
+    none = {s: dict.fromkeys(tasks, 0.0) for s in range(4)}
+    uneven = {s: {task: float(s % 2) for task in tasks} for s in range(4)}  # all or nothing, seed by seed
+    even = {s: {task: float(i % 2) for i, task in enumerate(tasks)} for s in range(4)}
+    apart, alike = compare_over_seeds(none, uneven), compare_over_seeds(none, even)
+    assert apart.difference == alike.difference == 0.5
+    assert apart.high - apart.low > 3 * (alike.high - alike.low)
+
+
+@pytest.mark.parametrize(("first", "second", "told"), [({}, {}, "same seeds"), ({0: {"a": 1.0}}, {1: {"a": 1.0}}, "same seeds"),
+                                                       ({0: {"a": 1.0}}, {0: {"b": 1.0}}, "same tasks")])
+def test_other_seeds_or_tasks_are_refused(first, second, told):
+    with pytest.raises(DreamgymError, match=told):
+        compare_over_seeds(first, second)
+
+
+@given(st.dictionaries(st.text(max_size=3), st.floats(0, 1), max_size=8))
+def test_holms_correction_keeps_the_order_and_never_helps(p_values):
+    corrected = holm(p_values)
+    assert list(corrected) == list(p_values)
+    for name, p in p_values.items():
+        assert p <= corrected[name] <= min(1.0, len(p_values) * p)
+    ranked = sorted(p_values, key=p_values.get)
+    assert [corrected[name] for name in ranked] == sorted(corrected.values())
+
+
+@given(st.floats(0.02, 1.0), st.floats(0.01, 1.0))
+def test_smaller_differences_and_more_discord_need_more_tasks(discordant, share):
+    difference = share * discordant
+    assume(difference >= 0.005)
+    count = tasks_needed(discordant, difference)
+    assert count >= 1 and tasks_needed(discordant, difference / 2) >= count
+    assert tasks_needed(discordant, difference, power=0.9) >= count == tasks_needed(discordant, -difference)
+    with pytest.raises(DreamgymError):
+        tasks_needed(discordant, 1.01 * discordant + 1e-6)
