@@ -10,9 +10,9 @@ __all__ = ['BENCHMARKS', 'BenchmarkError', 'Spread', 'spread', 'Timing', 'take_t
            'verdict', 'origin', 'read_rows', 'save_rows', 'BenchmarkSettings', 'our_model', 'recorded', 'rows_table',
            'useful_flop', 'learn', 'recorded_examples', 'model_products', 'training', 'GenerateModel', 'peer_model',
            'sampling', 'RecordedPages', 'TrlLearner', 'trl_rows', 'trl_update', 'Side', 'our_side', 'trl_side',
-           'affordable', 'iteration', 'imagination', 'clustered_vectors', 'break_even', 'pays_above', 'retrieval',
-           'resident_megabytes', 'growth_exponent', 'memory', 'Benchmark', 'choose_benchmarks', 'run_benchmarks',
-           'bench_settings', 'row_line', 'ratio_chart', 'explain_aims']
+           'affordable', 'iteration', 'imagination', 'Clocked', 'world', 'clustered_vectors', 'break_even',
+           'pays_above', 'retrieval', 'resident_megabytes', 'growth_exponent', 'memory', 'Benchmark',
+           'choose_benchmarks', 'run_benchmarks', 'bench_settings', 'row_line', 'ratio_chart', 'explain_aims']
 
 # %% ../nbs/80_benchmarks.ipynb #1612b04b
 import csv
@@ -34,14 +34,15 @@ import numpy as np
 import torch
 
 from .environments import BatchEnvironment, make_task, play_episodes
-from .experience_model import ExperienceModel, annotated_steps
+from .experience_model import DreamBatch, ExperienceModel, annotated_steps
 from .fast_model import TokenTree
 from .fast_model import LanguageModel
 from .language_model import Example, Placement, Sample
 from .policy_optimization import Learner, LearnerSettings, group_advantages
-from .rollouts import Agent, Rollout, agent_prompt, collect_rollouts, in_turn
+from .replay_buffer import grounded_model
+from .rollouts import Agent, Rollout, agent_prompt, collect_rollouts, in_turn, new_agent
 from .pages import PageGrammar, sample_trajectories
-from .runs import Scale, derive_seed
+from .runs import Run, Scale, derive_seed, read_config
 from .suites.miniwob import QUICK_KINDS, oracle_action
 from .trajectories import DreamgymError, Task, Trajectory, atomic_write_text
 from .weights import fetch_model
@@ -717,6 +718,63 @@ def imagination(settings: BenchmarkSettings) -> list[Row]:
             make_row("imagination", name, "imagined", "steps/s", imagined, note=note),
             make_row("imagination", "3 browsers", "real", "steps/s", real, note="MiniWoB++, resets included")]
 
+# %% ../nbs/80_benchmarks.ipynb #485465ee
+class Clocked(BatchEnvironment):
+    "An environment whose resets and steps are timed."
+
+    def __init__(self, inside: BatchEnvironment):
+        self.inside, self.seconds, self.counts = inside, {"reset": 0.0, "step": 0.0}, {"reset": 0, "step": 0}
+        self.real, self.grammar, self.failures = inside.real, inside.grammar, inside.failures
+        self.maximum_steps, self.capacity = inside.maximum_steps, inside.capacity
+
+    def _timed(self, what: str, count: int, work: Callable):
+        start = time.perf_counter()
+        found = work()
+        self.seconds[what] += time.perf_counter() - start
+        self.counts[what] += count
+        return found
+
+    def reset_batch(self, tasks: Sequence[Task]) -> list[Task]:
+        "Start episodes on the clock."
+        return self._timed("reset", len(tasks), lambda: self.inside.reset_batch(tasks))
+
+    def step_batch(self, actions: Sequence[str | None]) -> list:
+        "Step on the clock."
+        asked = sum(action is not None for action in actions)
+        return self._timed("step", asked, lambda: self.inside.step_batch(actions))
+
+# %% ../nbs/80_benchmarks.ipynb #5334c524
+def world(settings: BenchmarkSettings) -> list[Row]:
+    "Seconds of a reset and a step in a run's own world, against an imagined step of its experience model."
+    if not settings.run:
+        return [make_row("world", "no run", "imagined against real steps", "times", [math.nan],
+                         note="name a run directory to compare its world with its dream")]
+    run = Run(Path(settings.run), **read_config(Path(settings.run)))
+    tasks = in_turn(start_tasks(run), lambda task: task.kind)[:max(4, settings.queries // 2)]
+    agent, (model, buffer) = new_agent(run, settings.adapter), grounded_model(run)
+    buffer.freeze()
+
+    def play(inside: BatchEnvironment, found: list) -> float:
+        clocked = Clocked(inside)
+        model.forget()  # or a second round would remember the first
+        collect_rollouts(agent, clocked, tasks, 1, run.scale.temperature, settings.seed)
+        found.append(clocked)
+        return float(clocked.counts["step"])
+
+    real, dreamed, dream = [], [], DreamBatch(model, run.scale.maximum_steps)
+    with suite_of(run).environment(run.scale.parallel, run.scale.maximum_steps) as environment:
+        take_turns({"real": lambda: play(environment, real), "dreamed": lambda: play(dream, dreamed)},
+                   settings.repeats, settings.seconds)
+    name, each = f"{len(tasks)} episodes", lambda clocked, what: clocked.seconds[what] / max(1, clocked.counts[what])
+    step = [sum(clocked.seconds.values()) / max(1, clocked.counts["step"]) for clocked in real[1:]]
+    imagined = [each(clocked, "step") for clocked in dreamed[1:]]
+    note = f"{run.suite}, {run.scale.parallel} at once; the agent's own time is left out"
+    return [make_row("world", name, "imagined against real steps", "times", ratios(step, imagined), note=note),
+            make_row("world", name, "a real step with its share of resets", "seconds", step, note=note),
+            make_row("world", name, "a real reset", "seconds", [each(clocked, "reset") for clocked in real[1:]]),
+            make_row("world", name, "a real step", "seconds", [each(clocked, "step") for clocked in real[1:]]),
+            make_row("world", name, "an imagined step", "seconds", imagined)]
+
 # %% ../nbs/80_benchmarks.ipynb #bc1ab3f1
 def clustered_vectors(
     count: int,
@@ -919,6 +977,7 @@ BENCHMARKS = {
     "training": Benchmark(training, 2, "What share of the machine's matrix product does training reach?"),
     "sampling": Benchmark(sampling, 3, "How fast is sampling against generate, and against the limit?"),
     "imagination": Benchmark(imagination, 1.5, "How fast is a dreamed step against a real one?"),
+    "world": Benchmark(world, 1.5, "In a run's own world: how fast is a dreamed step against a real one?"),
     "retrieval": Benchmark(retrieval, 2, "From how many remembered steps on does an approximate index pay?"),
     "memory": Benchmark(memory, 1.5, "Does memory stay flat, and does time grow linearly?"),
 }

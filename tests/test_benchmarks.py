@@ -12,6 +12,7 @@ from dreamgym.benchmarks import (
     BENCHMARKS,
     BenchmarkError,
     BenchmarkSettings,
+    Clocked,
     RecordedPages,
     Row,
     TokenCost,
@@ -41,6 +42,7 @@ from dreamgym.benchmarks import (
     useful_flop,
     verdict,
 )
+from dreamgym.environments import BatchEnvironment, make_task
 from dreamgym.language_model import Example
 from dreamgym.rollouts import Agent, collect_rollouts
 
@@ -316,3 +318,28 @@ def test_the_command_prints_and_saves(stand_ins, tmp_path, capsys):
     assert stand_ins[0].repeats == 2
     assert run_command(["bench", "--only", "nothing"]) == 1
     assert "No benchmark is named 'nothing'" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- the world of a run
+
+
+def test_without_a_run_there_is_no_world_to_compare(settings):
+    (row,) = BENCHMARKS["world"].measure(replace(settings, run=""))
+    assert math.isnan(row.median) and "run directory" in row.note
+
+
+def test_a_world_on_the_clock_is_the_world_itself():
+    class Two(BatchEnvironment):
+        real, maximum_steps, capacity = True, 3, 2
+
+        def reset_batch(self, tasks):
+            return [task.model_copy(update={"start_state": "here"}) for task in tasks]
+
+        def step_batch(self, actions):
+            return [None if action is None else ("(end)", 1.0, True, False, {}) for action in actions]
+
+    clocked = Clocked(Two())
+    assert (clocked.real, clocked.maximum_steps, clocked.capacity) == (True, 3, 2)
+    assert [t.start_state for t in clocked.reset_batch([make_task("x", 1), make_task("x", 2)])] == ["here"] * 2
+    assert clocked.step_batch(["go", None]) == [("(end)", 1.0, True, False, {}), None]
+    assert clocked.counts == {"reset": 2, "step": 1} and all(seconds >= 0 for seconds in clocked.seconds.values())
