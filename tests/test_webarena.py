@@ -1048,6 +1048,17 @@ def test_stand_ins_play_the_other_log_ins(site, base, form, servers, monkeypatch
 
 
 @pytest.mark.browser
+def test_people_can_look_at_the_page(world, servers):
+    start(world, "home")
+    seen = len(servers[0].seen)
+    assert world.screenshot().startswith(b"\xff\xd8") and len(world.screenshot(5)) < len(world.screenshot(95))
+    assert len(servers[0].seen) == seen, "looking asks the site for nothing"
+    closed = WebEnvironment(world.site, world.tasks, 5)
+    with pytest.raises(DreamgymError, match="no page to look at"):
+        closed.screenshot()
+
+
+@pytest.mark.browser
 def test_a_reader_writes_states_of_an_episode(world):
     world.page_reader = lambda tree, state: "\n".join(line for line in state.split("\n") if not line.startswith("Menu"))
     assert "Menu:" not in start(world, "home")

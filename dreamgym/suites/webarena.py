@@ -1150,6 +1150,17 @@ def _start_browser(self: WebEnvironment) -> None:
     if self.browser is None:
         self.browser = WebBrowser()
 
+# %% ../../nbs/32_webarena.ipynb #a156d4ad
+@patch
+def screenshot(
+    self: WebEnvironment,
+    quality: int = 60,  # of the JPEG, 1 to 100
+) -> bytes:  # a JPEG of 1280 x 720 points
+    "The page as people see it; agents never do."
+    if self.page is None:
+        raise DreamgymError("There is no page to look at; call `reset` first.")
+    return self._ask(lambda: self.page.screenshot(type="jpeg", quality=quality))
+
 # %% ../../nbs/32_webarena.ipynb #549b4979
 @patch
 def _reset(self: WebEnvironment, task: Task) -> tuple[str, dict]:
