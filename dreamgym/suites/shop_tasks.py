@@ -810,7 +810,7 @@ _SIZES = {"quick": dict(kinds=_KINDS, maximum_steps=6, parallel=2, offline_seeds
           "cpu": dict(parallel=3, maximum_steps=10, offline_seeds_per_kind=10, start_seeds_per_kind=6,
                       development_per_kind=3, test_per_kind=4)}
 
-
+# %% ../../nbs/34_shop_tasks.ipynb #b083a66c
 class Shop(WebSuite):
     "Errands in the shop of the chapter before: questions, ways and changes, from one click to a purchase."
 
