@@ -1,4 +1,4 @@
-"""Derive GRPO and PPO on numbers that fit on a slide, then train an agent with both and read their curves.
+"""One learner for GRPO, PPO and their variants: train an agent with both, and read their curves.
 
 Docs: https://dreamgym.github.io/dreamgym/policy_optimization.html.md"""
 
