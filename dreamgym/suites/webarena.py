@@ -1455,6 +1455,7 @@ class WebSuite(Suite):
     grammar = WebGrammar()
     maximum_steps = 15
     action_tokens = 48
+    answer_tokens = 640  # a whole page with its trace; nine of ten answers in the shop are shorter
     packages = ("browsergym-core", "playwright", "webarena-verified")
     time_limit = 120.0  # seconds that a reset or a step may take
 
