@@ -6,7 +6,8 @@ Docs: https://dreamgym.github.io/dreamgym/command_line.html.md"""
 
 # %% auto #0
 __all__ = ['app', 'explain', 'run_command', 'main', 'prepare', 'reproduce', 'seed_numbers', 'run_stages', 'experiment', 'doctor',
-           'check_adapter', 'evaluate', 'dream_panel', 'play_dream', 'dream', 'shop', 'bench', 'report', 'run_tests']
+           'check_adapter', 'evaluate', 'dream_panel', 'play_dream', 'dream', 'demo', 'shop', 'bench', 'report',
+           'run_tests']
 
 # %% ../nbs/93_command_line.ipynb #67dd2d30
 import contextlib
@@ -497,6 +498,41 @@ def dream(
 
         environment = DreamEnvironment(grounded_model(opened)[0], opened.scale.maximum_steps)
     play_dream(environment, task, console)
+
+# %% ../nbs/93_command_line.ipynb #de300002
+def _show_recording(real, dreamed, console: Console, wait: Callable[[], object]) -> None:
+    "One pair of episodes with the same actions, step by step."
+    console.print(dream_panel(f"task, played with {real.source}", real.task.goal, "cyan"),
+                  dream_panel("page", real.task.start_state))
+    for ours, theirs in zip(real.transitions, dreamed.transitions, strict=True):
+        wait()
+        console.print(Text(f"the agent: {theirs.action}", style="bold"))
+        console.print(dream_panel("the dream thinks", theirs.reasoning or "(no reasoning)", "dim"))
+        same = ours.next_state == theirs.next_state
+        if not theirs.done:
+            console.print(dream_panel("the dream shows" + ", as the real page does" * same, theirs.next_state))
+        if not (same or ours.done):
+            console.print(dream_panel("the real page shows", ours.next_state, "red"))
+    words = [f"{name}: {'success' if t.success else 'failure'}" for name, t in (("dream", dreamed), ("real page", real))]
+    agree = real.success == dreamed.success
+    console.print(dream_panel("the end", ", ".join(words), "green" if agree else "red"))
+
+# %% ../nbs/93_command_line.ipynb #de300003
+@app.command()
+def demo(
+    pause: Annotated[float, typer.Option(help="Seconds between two steps on a terminal.", min=0.0, max=60.0)] = 2.0,
+) -> None:
+    "Replay recorded dreams beside the real pages: half a minute, no weights, no browser."
+    from dreamgym.report import recorded_dreams
+
+    console = Console(force_jupyter=False, highlight=False)
+    wait = (lambda: time.sleep(pause)) if console.is_terminal else (lambda: None)
+    for real, dreamed in recorded_dreams():
+        _show_recording(real, dreamed, console, wait)
+        wait()
+        typer.echo("")
+    typer.echo("The dream is a language model of 135 million parameters, trained on recorded episodes. Train one yourself in\n"
+               "some minutes: dreamgym reproduce. How often dreams are wrong: chapter 21, and results/ in the repository.")
 
 # %% ../nbs/93_command_line.ipynb #82749ba4
 @app.command()

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import subprocess
+import sys
 import time
 from io import StringIO
 from pathlib import Path
@@ -318,6 +319,38 @@ def test_dream_needs_a_trained_model_and_a_known_task_type(tmp_path, capsys):
     for kind in ("click-moon", "click-tab-2"):
         assert run_command(["dream", "--run", str(run.path), "--kind", kind]) == 1
         assert "is not in this run; choose one of enter-text" in sentence(capsys)
+
+
+def test_demo_replays_without_weights_torch_or_browser():
+    program = ("import sys\nsys.modules.update(dict.fromkeys(['torch', 'transformers', 'selenium', 'miniwob', 'faiss']))\n"
+               "from dreamgym.command_line import run_command\nsys.exit(run_command(['demo', '--pause', '20']))")
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, stdin=subprocess.DEVNULL,
+                          env=os.environ | {"COLUMNS": "100", "PATH": "", "FORCE_COLOR": ""}, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - started < 20, "no pause where there is no terminal"
+    assert "dream: success, real page: success" in done.stdout and "dream: failure, real page: failure" in done.stdout
+    assert "Refused: 'Donova' for 'Donovan'" in done.stdout
+
+
+def test_demo_on_a_terminal_pauses_for_half_a_minute_at_most(monkeypatch):
+    pauses = []
+    monkeypatch.setattr(command_line.time, "sleep", pauses.append)
+    monkeypatch.setattr(command_line.Console, "is_terminal", True)
+    assert run_command(["demo"]) == 0 and 8 <= sum(pauses) <= 25
+
+
+def test_a_recording_shows_where_the_dream_is_wrong():
+    from dreamgym.report import recorded_dreams
+
+    real, dreamed = recorded_dreams()[1]
+    first, last = dreamed.transitions
+    wrong = dreamed.model_copy(update={"transitions": (
+        first.model_copy(update={"next_state": "[red]text[/red]"}), last.model_copy(update={"reward": 1.0}))})
+    screen = StringIO()
+    command_line._show_recording(real, wrong, Console(file=screen, width=100), lambda: None)
+    assert "the real page shows" in screen.getvalue() and "[red]text[/red]" in screen.getvalue()
+    assert "dream: success, real page: failure" in screen.getvalue()
 
 
 def test_the_tests_of_the_repository(monkeypatch, tmp_path, capsys):

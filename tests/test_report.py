@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2 import UndefinedError
 
@@ -13,11 +13,16 @@ from dreamgym.report import (
     AGENTS,
     Chart,
     Fragment,
+    agent_rows,
     choose_episodes,
     command_of,
+    dream_picture,
     escaped,
     evaluation_rows,
+    evidence_chart,
+    evidence_table,
     filled,
+    filled_tables,
     gate_chart,
     iterations,
     judged_variations,
@@ -28,6 +33,7 @@ from dreamgym.report import (
     plain,
     preformatted,
     real_experience,
+    recorded_dreams,
     report_html,
     results_chart,
     results_table,
@@ -35,9 +41,11 @@ from dreamgym.report import (
     show_trajectory,
     show_variations,
     stage_table,
+    success_words,
     task_returns,
     time_chart,
     write_evaluation,
+    write_evidence,
     write_report,
 )
 from dreamgym.runs import Run
@@ -431,3 +439,102 @@ def test_a_torn_log_does_not_stop_the_report(whole, name, text):
 
 def test_every_agent_of_the_method_has_a_name():
     assert list(AGENTS) == ["warm_start", "rejection_sampling", "dream", "sim_to_real", "real"]
+
+
+# ---------------------------------------------------------------- tables and pictures outside a run
+
+
+def seeds(agent: str, *successes: int, tasks: int = 60, steps: str = "12") -> list[dict]:
+    return [{"agent": agent, "seed": str(seed), "success": repr(found / tasks), "episodes": str(tasks),
+             "steps": steps} for seed, found in enumerate(successes)]
+
+
+def stored(folder, rows) -> None:
+    folder.mkdir(parents=True)
+    pd.DataFrame(rows).rename(columns={"steps": "policy_real_steps"}).to_csv(folder / "agents.csv", index=False)
+
+
+def test_what_was_not_run_is_never_a_zero():
+    assert success_words([]) == "not run" and success_words(seeds("dream", 0)).startswith("0% [0, ")
+    table = evidence_table({"a": seeds("dream", 30), "b": seeds("real", 0), "c": []})
+    assert table.splitlines()[2:] == ["| dream | 50% [38, 62] · 12 | not run | not run |",
+                                      "| real GRPO | not run | 0% [0, 6] · 12 | not run |"]
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=8))
+def test_few_seeds_are_told_and_many_have_an_interval(found):
+    words = success_words(seeds("dream", *found))
+    assert words.startswith(f"{sum(found) / len(found) / 60:.0%} ") and words.endswith(" · 12")
+    assert (f"({', '.join(map(str, found))})" in words) == (2 <= len(found) <= 4)
+    assert ("[" in words) == (len(found) in (1, 5, 6, 7, 8))
+
+
+def test_unknown_steps_are_left_out():
+    assert "·" not in success_words(seeds("dream", 3, steps=""))
+
+
+def test_only_the_tables_between_marks_change(tmp_path):
+    stored(tmp_path / "main" / "a-quick", seeds("dream", 30) + seeds("new_rival", 60))
+    text = "One.\n<!-- results main/a-quick main/b-quick -->\nold | table\n<!-- /results -->\nTwo <!-- x -->\n| agent |\n"
+    made = filled_tables(text, tmp_path)
+    assert made.startswith("One.\n<!-- results main/a-quick main/b-quick -->\n| agent | a-quick, 1 × 60 | b-quick |\n")
+    assert made.endswith("| new rival | 100% [94, 100] · 12 | not run |\n<!-- /results -->\nTwo <!-- x -->\n| agent |\n")
+    assert "old" not in made and filled_tables(made, tmp_path) == made
+    stored(tmp_path / "main" / "b-quick", seeds("dream", 15))
+    assert filled_tables(made, tmp_path) != made
+
+
+def test_rows_without_their_columns_are_refused(tmp_path):
+    stored(tmp_path / "a", [{"agent": "dream", "seed": 0}])
+    with pytest.raises(DreamgymError, match="has no column success"):
+        agent_rows(tmp_path / "a")
+    assert agent_rows(tmp_path / "nothing") == []
+
+
+def test_older_and_newer_tables_are_read_alike(tmp_path):
+    old = {"agent": "rejection_sampling", "seed": "0", "success": "0.5", "episodes": "60", "policy_real_steps": "7"}
+    new = {"variant": "imitation", "seed": "0", "success": "0.5", "episodes": "60", "steps_real": "7"}
+    for name, row in (("old", old), ("new", new)):
+        stored(tmp_path / name, [row])
+    tables = [evidence_table({"a": agent_rows(tmp_path / name)}) for name in ("old", "new")]
+    assert tables[0] == tables[1] and "| imitation (BC, RFT) | 50% [38, 62] · 7 |" in tables[0]
+
+
+def test_the_figure_tells_its_rows():
+    chart = evidence_chart({"a": seeds("dream", 30, 60), "b": seeds("warm_start", 6), "c": []})
+    assert "a: warm start not run, dream 75% (30, 60) · 12; b: warm start 10%" in chart.text and "c:" not in chart.text
+    assert chart.text in chart.svg()
+    assert evidence_chart({"a": []}) is None
+
+
+def test_evidence_is_written_where_it_belongs(tmp_path):
+    with pytest.raises(DreamgymError, match="has no place for results"):
+        (tmp_path / "README.md").write_text("nothing")
+        write_evidence(tmp_path)
+    (tmp_path / "nbs").mkdir()
+    (tmp_path / "README.md").write_text("<!-- results main/a-quick -->\n<!-- /results -->\n")
+    assert [p.name for p in write_evidence(tmp_path)] == ["README.md", "system.svg", "dream.svg"], "no rows, no figure"
+    stored(tmp_path / "results" / "main" / "a-quick", seeds("dream", 30))
+    assert [p.name for p in write_evidence(tmp_path)] == ["README.md", "system.svg", "dream.svg", "results.svg"]
+    assert "| dream | 50% [38, 62] · 12 |" in (tmp_path / "README.md").read_text()
+
+
+def test_recordings_pair_a_real_page_with_a_dream():
+    pairs = recorded_dreams()
+    assert any(not real.success for real, _ in pairs)
+    for real, dreamed in pairs:
+        assert real.real and not dreamed.real and real.task == dreamed.task
+        assert [s.action for s in real.transitions] == [s.action for s in dreamed.transitions]
+        assert all(s.reasoning for s in dreamed.transitions)
+
+
+def test_a_picture_of_two_episodes_escapes_and_compares():
+    task = Task(id="x/1", kind="x", goal=EVIL, start_state=EVIL)
+    one = Trajectory(task=task, real=True, transitions=(
+        Transition(state=EVIL, action="click 1", next_state=EVIL + "\nnew", reward=0.0, done=False, reasoning=EVIL),))
+    drawn = dream_picture(one, one)
+    assert "<script>" not in drawn and "<img" not in drawn and "\x1b" not in drawn and drawn.count("#fff0b3") == 2
+    other = one.model_copy(update={"transitions": (one.transitions[0].model_copy(update={"action": "click 2"}),)})
+    with pytest.raises(DreamgymError, match="take different actions"):
+        dream_picture(one, other)

@@ -1,5 +1,6 @@
 "Rules of the repository as a whole: its files, README, citation, CI, the wheel, and the package made from nbs/."
 
+import json
 import os
 import re
 import shutil
@@ -87,9 +88,29 @@ def test_readme_links_every_chapter():
     assert chapters and [name for name in chapters if f"(nbs/{name})" not in text] == []
 
 
-def test_readme_has_its_results():
-    text = read("README.md")
-    assert "<!-- results -->" in text and "results follow" not in text.lower()
+def test_readme_is_short():
+    lines = read("README.md").splitlines()
+    assert len(lines) <= 150, "what a newcomer does not need in two minutes belongs into a chapter"
+    assert [line for line in lines if len(line) > 130] == []
+
+
+def test_readme_says_how_long_the_chapters_are():
+    "Minutes to read: 200 words or 25 lines of code a minute."
+    parts = re.findall(r"^\* \*\*(.+?)\*\* \((\d+) minutes to read\):(.*?)(?=^\* |^#|^\n)", read("README.md"), re.M | re.S)
+    assert len(parts) >= 5
+    for name, told, links in parts:
+        minutes = 0.0
+        for chapter in re.findall(r"\(nbs/(\w+\.ipynb)\)", links):
+            for cell in json.loads(read(f"nbs/{chapter}"))["cells"]:
+                text = "".join(cell["source"])
+                minutes += len(text.split()) / 200 if cell["cell_type"] == "markdown" else len(text.split("\n")) / 25
+        assert 0.6 < int(told) / minutes < 1.6, f"{name}: about {minutes:.0f} minutes"
+
+
+def test_book_pages_link_somewhere():
+    for page in (ROOT / "nbs").glob("*.md"):
+        targets = [t.split("#")[0] for t in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")) if "://" not in t]
+        assert targets and [target for target in targets if not (page.parent / target).exists()] == []
 
 
 def test_readme_and_ci_run_the_same_commands():
@@ -210,3 +231,7 @@ def test_the_wheel_carries_the_book(tmp_path):
                           env={**os.environ, "PYTHONPATH": str(tmp_path / "site")})
     book = tmp_path / "site" / "dreamgym" / "notebooks"
     assert done.stdout.split() == [str(book), str(book / "data"), "64"]
+    replay = "from dreamgym.command_line import run_command\nraise SystemExit(run_command(['demo']))"
+    done = subprocess.run([sys.executable, "-c", replay], cwd=tmp_path, capture_output=True, text=True, check=True,
+                          env={**os.environ, "PYTHONPATH": str(tmp_path / "site")})
+    assert "Donova" in done.stdout

@@ -387,11 +387,11 @@ def test_a_row_without_its_name_is_refused_by_line(tmp_path, content, problem):
         read_rows(tmp_path / "absent.csv")
 
 
-@pytest.mark.parametrize("name", ["quick", "cpu"])
+@pytest.mark.parametrize("name", ["miniwob-quick", "miniwob-cpu", "textworld-quick"])
 def test_the_stored_tables_are_merged_with_nothing_byte_by_byte(tmp_path, name):
-    folder = Path(__file__).parent.parent / "results"
-    for part, key in (("", "agent"), ("_fidelity", "when"), ("_types", "agent"), ("_curves", "where")):
-        stored = (folder / f"{name}{part}.csv").read_bytes()
+    folder = Path(__file__).parent.parent / "results" / "main" / name
+    for part, key in (("agents", "agent"), ("fidelity", "when"), ("types", "agent"), ("curves", "where")):
+        stored = (folder / f"{part}.csv").read_bytes()
         (tmp_path / "table.csv").write_bytes(stored)
         merge_rows(tmp_path / "table.csv", [], ("scale", "seed", key))
         assert (tmp_path / "table.csv").read_bytes() == stored
