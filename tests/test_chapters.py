@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 PACKAGE = ROOT / "dreamgym"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if not path.name.startswith("_") and "notebooks" not in path.parts)
-EXPECTED = """01_trajectories 02_runs 03_environments 04_pages 05_miniwob 06_weights 07_language_model 08_fast_model
+EXPECTED = """00_toy_dream 01_trajectories 02_runs 03_environments 04_pages 05_miniwob 06_weights 07_language_model 08_fast_model
     09_rollouts 10_cot_annotation 11_experience_model 12_replay_buffer 13_curriculum 20_statistics 21_evaluation
     22_policy_gradients 23_policy_optimization 24_training_loop 25_sim_to_real 30_own_environment 31_text_worlds 32_webarena
     33_shop 34_shop_tasks 35_webarena_infinity 40_experiments 80_benchmarks 90_report
@@ -25,7 +25,7 @@ LIGHT = ["trajectories", "runs", "environments", "pages", "suites.miniwob", "sui
          "machine", "notebook_runner", "command_line"]
 LONGEST_CELL = 40
 SHORTER = {"own_environment": "own"}  # chapters whose module has a shorter name
-LESSONS = {"policy_gradients"}  # chapters that only teach, and export nothing
+LESSONS = {"toy_dream", "policy_gradients"}  # chapters that only teach, and export nothing
 
 
 def module_name(path) -> str:
