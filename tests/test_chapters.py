@@ -163,6 +163,21 @@ def test_a_chapter_can_be_read_in_one_sitting(path):
     assert words <= 2_000, "say it shorter, or move what a learner does not need"
 
 
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *sorted((ROOT / "nbs").glob("*.md"))], ids=lambda path: path.name)
+def test_a_link_into_a_chapter_leads_to_a_heading(path):
+    "Jupyter names a heading by its text, with hyphens for spaces."
+    def markdown(page) -> str:
+        cells = read_notebook(page).cells
+        return "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+
+    text = markdown(path) if path.suffix == ".ipynb" else path.read_text(encoding="utf-8")
+    for name, anchor in re.findall(r"\]\(([\w.]*)#([^)\s]+)\)", text):
+        page = path.parent / name if name else path
+        if page.suffix == ".ipynb":
+            headings = re.findall(r"^#+ (.+?)\s*$", markdown(page), re.M)
+            assert anchor in [heading.replace(" ", "-") for heading in headings], f"{name} has no heading for #{anchor}"
+
+
 @each_notebook
 def test_a_notebook_has_one_parameters_cell(path):
     cells = [cell for cell in code_cells(path) if "parameters" in cell.metadata.get("tags", [])]
