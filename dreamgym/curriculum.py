@@ -22,8 +22,8 @@ from .trajectories import DreamgymError, Task
 # %% ../nbs/13_curriculum.ipynb #b6b0b1b1
 def reward_variance(
     rewards: Sequence[float],  # of n rollouts of one task
-) -> float:  # V, between 0 and 0.25 for rewards of 0 and 1
-    "V_τ = (1/n) Σ (rᵢ − r̄)², equation 7; the paper calls it group-based reward entropy."
+) -> float:  # σ², between 0 and 0.25 for rewards of 0 and 1
+    "σ²_τ = (1/n) Σ (rᵢ − r̄)², equation 7; the paper writes V_τ and calls it group-based reward entropy."
     values = np.asarray(rewards, float)
     if values.size == 0:
         raise DreamgymError("The value of a task needs at least one rollout.")
@@ -32,7 +32,7 @@ def reward_variance(
 # %% ../nbs/13_curriculum.ipynb #0e499365
 def task_values(
     rollouts: Sequence[tuple[str, float]],  # (task id, reward)
-) -> dict[str, float]:  # task id -> V
+) -> dict[str, float]:  # task id -> reward variance
     "The value of every task that was rolled out."
     rewards: dict[str, list[float]] = {}
     for task, reward in rollouts:
@@ -42,10 +42,10 @@ def task_values(
 # %% ../nbs/13_curriculum.ipynb #7a1c0d11
 def kind_values(
     tasks: Sequence[Task],  # of one iteration
-    values: Mapping[str, float],  # task id -> V
+    values: Mapping[str, float],  # task id -> reward variance
     before: Mapping[str, float] | None = None,  # task type -> its value so far
     memory: float = 0.5,  # weight of the value so far
-) -> dict[str, float]:  # task type -> recent mean of V
+) -> dict[str, float]:  # task type -> recent mean of the reward variance
     "What each task type teaches at present; types that were not played keep their value."
     output, found = dict(before or {}), {}
     for task in tasks:
@@ -76,16 +76,16 @@ def cluster_groups(
 def cluster_values(
     rollouts: Sequence[tuple[str, float]],  # (task id, reward)
     groups: dict[str, int],  # task id -> group
-) -> dict[str, float]:  # task id -> V of its group
+) -> dict[str, float]:  # task id -> reward variance of its group
     "The value of every task, taken over all rollouts of its group."
     values = task_values([(str(groups[task]), reward) for task, reward in rollouts])
     return {task: values[str(groups[task])] for task, _ in rollouts}
 
 # %% ../nbs/13_curriculum.ipynb #00734f46
 def choose_seed_tasks(
-    values: dict[str, float],  # task id -> V
+    values: dict[str, float],  # task id -> reward variance
     count: int,  # at most so many
-    threshold: float = 0.1,  # V of a seed task at least; with 0/1 rewards V never exceeds 0.25
+    threshold: float = 0.1,  # variance of a seed task at least; with 0/1 rewards it never exceeds 0.25
 ) -> list[str]:  # ids, most valuable first
     "The tasks at the edge of the agent's skill."
     return sorted((t for t, v in values.items() if v >= threshold), key=lambda t: (-values[t], t))[:count]
@@ -181,19 +181,19 @@ def mix_tasks(
     real: Sequence[Task],  # tasks of the training panel to draw from
     synthetic: Sequence[Task],  # accepted variations
     count: int,  # tasks of the next iteration
-    share: float = 0.2,  # λ: synthetic tasks make up at most this share
+    share: float = 0.2,  # κ: synthetic tasks make up at most this share
     seed: int = 0,
-    values: Mapping[str, float] | None = None,  # task type -> V, see `kind_values`; None: task types in turn
-    smallest: float = 0.05,  # V that a task type counts with at least, so that none is forgotten
+    values: Mapping[str, float] | None = None,  # task type -> reward variance, see `kind_values`; None: task types in turn
+    smallest: float = 0.05,  # variance that a task type counts with at least, so that none is forgotten
 ) -> list[Task]:
-    "The tasks of the next iteration: most of the task types that teach most, at most λ of them synthetic."
+    "The tasks of the next iteration: most of the task types that teach most, at most κ of them synthetic."
     if not 0 <= share <= 1:
         raise DreamgymError(f"The synthetic share must lie between 0 and 1, not {share}.")
     random = np.random.default_rng(derive_seed(seed, "mix"))
     invented = list(synthetic)
     random.shuffle(invented)
     number = min(len(invented), int(share * count + 1e-9))
-    kinds = {task.kind for task in real}  # what nobody has played yet counts with the largest V there can be
+    kinds = {task.kind for task in real}  # what nobody has played yet counts with the largest variance there can be
     shares = values and {kind: max(smallest, values.get(kind, 0.25)) for kind in kinds}
     chosen = balanced(real, count - number, random, shares)
     while number > share * (number + len(chosen)) + 1e-9:  # too few real tasks: the cap still holds

@@ -212,7 +212,7 @@ def value_loss(
     weights: torch.Tensor,  # (tokens,) 0 where the critic is not asked
     clip: float = 0.2,  # a step is not paid for moving a value further than this
 ) -> torch.Tensor:  # the loss
-    "½ Σ w·max((V − R)², (V_old + clip(V − V_old) − R)²): the pessimist again."
+    "½ Σ w·max((V − target)², (V_old + clip(V − V_old) − target)²): the pessimist again."
     near = old + (values - old).clamp(-clip, clip)
     return 0.5 * (weights * torch.maximum((values - targets) ** 2, (near - targets) ** 2)).sum()
 

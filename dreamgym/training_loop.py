@@ -66,7 +66,7 @@ class LoopState:
     learner: Learner
     buffer: ReplayBuffer | None  # None when training on real pages
     invented: list[Task] = field(default_factory=list)  # accepted variations
-    values: dict[str, float] = field(default_factory=dict)  # task type -> recent mean of V
+    values: dict[str, float] = field(default_factory=dict)  # task type -> recent mean of the reward variance
 
     def save(self, folder: Path) -> None:
         "Write agent, learner, buffer, invented tasks and values."

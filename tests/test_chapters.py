@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 PACKAGE = ROOT / "dreamgym"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if not path.name.startswith("_") and "notebooks" not in path.parts)
-EXPECTED = """01_trajectories 02_runs 03_environments 04_pages 05_miniwob 06_weights 07_language_model 08_fast_model
+EXPECTED = """00_toy_dream 01_trajectories 02_runs 03_environments 04_pages 05_miniwob 06_weights 07_language_model 08_fast_model
     09_rollouts 10_cot_annotation 11_experience_model 12_replay_buffer 13_curriculum 20_statistics 21_evaluation
     22_policy_gradients 23_policy_optimization 24_training_loop 25_sim_to_real 30_own_environment 31_text_worlds 32_webarena
     33_shop 34_shop_tasks 35_webarena_infinity 40_experiments 80_benchmarks 90_report
@@ -25,7 +25,7 @@ LIGHT = ["trajectories", "runs", "environments", "pages", "suites.miniwob", "sui
          "machine", "notebook_runner", "command_line"]
 LONGEST_CELL = 40
 SHORTER = {"own_environment": "own"}  # chapters whose module has a shorter name
-LESSONS = {"policy_gradients"}  # chapters that only teach, and export nothing
+LESSONS = {"toy_dream", "policy_gradients"}  # chapters that only teach, and export nothing
 
 
 def module_name(path) -> str:
@@ -161,6 +161,21 @@ def test_the_head_says_what_a_chapter_gives_and_takes(path):
 def test_a_chapter_can_be_read_in_one_sitting(path):
     words = sum(len(cell.source.split()) for cell in read_notebook(path).cells if cell.cell_type == "markdown")
     assert words <= 2_000, "say it shorter, or move what a learner does not need"
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *sorted((ROOT / "nbs").glob("*.md"))], ids=lambda path: path.name)
+def test_a_link_into_a_chapter_leads_to_a_heading(path):
+    "Jupyter names a heading by its text, with hyphens for spaces."
+    def markdown(page) -> str:
+        cells = read_notebook(page).cells
+        return "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+
+    text = markdown(path) if path.suffix == ".ipynb" else path.read_text(encoding="utf-8")
+    for name, anchor in re.findall(r"\]\(([\w.]*)#([^)\s]+)\)", text):
+        page = path.parent / name if name else path
+        if page.suffix == ".ipynb":
+            headings = re.findall(r"^#+ (.+?)\s*$", markdown(page), re.M)
+            assert anchor in [heading.replace(" ", "-") for heading in headings], f"{name} has no heading for #{anchor}"
 
 
 @each_notebook
