@@ -6,18 +6,19 @@ Docs: https://dreamgym.github.io/dreamgym/evaluation.html.md"""
 
 # %% auto #0
 __all__ = ['Evaluation', 'summarise', 'evaluate', 'need_world', 'real_environment', 'test_tasks', 'development_tasks',
-           'recorded_evaluation', 'evaluation', 'Fidelity', 'measure_fidelity', 'recorded_fidelity', 'recorded_verdict',
-           'first_gate', 'model_quality']
+           'page_digest', 'episode_row', 'known_texts', 'seen_parts', 'recorded_evaluation', 'evaluation', 'Fidelity',
+           'measure_fidelity', 'recorded_fidelity', 'recorded_verdict', 'first_gate', 'model_quality']
 
 # %% ../nbs/21_evaluation.ipynb #4b188adf
 import json
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from .environments import BatchEnvironment, suite_of
+from .environments import BatchEnvironment, start_tasks, suite_of
 from dreamgym.experience_model import (
     DreamBatch,
     ExperienceModel,
@@ -35,11 +36,11 @@ from dreamgym.rollouts import (
     collect_rollouts,
     imitation_examples,
     new_agent,
-    warm_start,
+    start_agent,
 )
-from .runs import Run, derive_seed
+from .runs import Run, code_commit, derive_seed
 from .statistics import Rate, wilson
-from .trajectories import DreamgymError, Task, Trajectory, atomic_write_json
+from .trajectories import DreamgymError, Task, Trajectory, atomic_write_json, read_trajectories
 
 # %% ../nbs/21_evaluation.ipynb #9964e91d
 class Evaluation(NamedTuple):
@@ -108,6 +109,38 @@ def development_tasks(run: Run) -> list[Task]:
     "The development tasks of a run."
     return suite_of(run).tasks("development", run.scale.kinds, run.scale.development_per_kind)
 
+# %% ../nbs/21_evaluation.ipynb #c9a000a7
+def page_digest(page: str) -> str:  # 16 hexadecimal digits
+    "A fingerprint of a page."
+    return sha256(page.encode()).hexdigest()[:16]
+
+
+def episode_row(rollout: Rollout) -> dict:
+    "An evaluation episode as JSON: what was asked, and what came of it."
+    episode, task = rollout.trajectory, rollout.trajectory.task
+    return {"task": task.id, "kind": task.kind, "goal": task.goal, "page": page_digest(task.start_state),
+            "reward": rollout.reward, "success": episode.success, "steps": len(episode), "broken": episode.broken}
+
+
+def known_texts(run: Run) -> tuple[set[str], set[str]] | None:  # goals, fingerprints of first pages; None without logs
+    "What the training of a run can have read: its logs, its demonstrations, its starts, as far as they are there."
+    if not run.place("offline.jsonl").exists():
+        return None
+    tasks = [t.task for name in ("offline.jsonl", "demonstrations.jsonl") if run.place(name).exists()
+             for t in read_trajectories(run.place(name))]
+    tasks += start_tasks(run) if run.place("starts.jsonl").exists() else []
+    return {task.goal for task in tasks}, {page_digest(task.start_state) for task in tasks}
+
+
+def seen_parts(
+    episode: dict,  # of `episode_row`
+    known: tuple[set[str], set[str]] | None,  # of `known_texts`
+) -> tuple[bool, bool] | None:  # goal, first page; None where the episode or the run does not tell
+    "Whether training can have read an episode's goal, and its first page."
+    if known is None or "page" not in episode:
+        return None
+    return episode["goal"] in known[0], episode["page"] in known[1]
+
 # %% ../nbs/21_evaluation.ipynb #708ca811
 def recorded_evaluation(run: Run, name: str, agent: Agent, tasks: Sequence[Task]) -> dict:  # a row, labelled "not real"
     "Where there are recordings only: success in the dream, and agreement with the panel's recorded successes."
@@ -121,19 +154,19 @@ def recorded_evaluation(run: Run, name: str, agent: Agent, tasks: Sequence[Task]
     same = [text == agent.model.decode(e.completion).strip() for (text, _), e in zip(acted, asked, strict=True)]
     return {"agent": name, "panel": "test (dreamed, not real)", "suite": run.suite, "real": False,
             "panel_hash": suite_of(run).panel_hash(run.scale.kinds), "own": dreamed.row(), "held_out": summarise([]).row(),
-            "agreement": wilson(sum(same), len(same))._asdict(), "broken": 0,
-            "episodes": [{"task": r.trajectory.task.id, "reward": r.reward, "success": r.trajectory.success,
-                          "steps": len(r.trajectory)} for r in dreamed.rollouts]}
+            "agreement": wilson(sum(same), len(same))._asdict(), "broken": 0, "commit": code_commit(),
+            "episodes": [episode_row(r) | {"held_out": False} for r in dreamed.rollouts]}
 
 # %% ../nbs/21_evaluation.ipynb #b7c668a0
 def evaluation(
     run: Run,
     name: str,  # of the agent, for example "warm_start"
     adapter: Path,  # its folder
+    panel: str = "test",  # or "development", for choices that must not see the test tasks
 ) -> dict:  # the row that was written
-    "Measure an agent on the frozen test panel, once; the row lands in evaluation/NAME.json."
+    "Measure an agent on a frozen panel, once; the row lands in evaluation/NAME.json, or evaluation/development/NAME.json."
     def make(path: Path) -> None:
-        agent, tasks = new_agent(run, adapter), test_tasks(run)
+        agent, tasks = new_agent(run, adapter), (test_tasks if panel == "test" else development_tasks)(run)
         if not suite_of(run).playable():
             return atomic_write_json(path, recorded_evaluation(run, name, agent, tasks))
         with real_environment(run, "measuring real success") as environment:
@@ -143,15 +176,15 @@ def evaluation(
         apart = {task.id for task in suite_of(run).panel("held_out")}
         own = summarise([r for r in result.rollouts if r.trajectory.task.id not in apart])
         held = summarise([r for r in result.rollouts if r.trajectory.task.id in apart])
-        row = {"agent": name, "panel": "test", "panel_hash": suite_of(run).panel_hash(run.scale.kinds),
-               "own": own.row(), "held_out": held.row(),
-               "episodes": [{"task": r.trajectory.task.id, "reward": r.reward, "success": r.trajectory.success,
-                             "steps": len(r.trajectory)}
-                            for r in result.rollouts]}
+        row = {"agent": name, "panel": panel, "panel_hash": suite_of(run).panel_hash(run.scale.kinds),
+               "own": own.row(), "held_out": held.row(), "commit": code_commit(),
+               "episodes": [episode_row(r) | {"held_out": r.trajectory.task.id in apart} for r in result.rollouts]}
         atomic_write_json(path, row | {"suite": run.suite, "broken": broken})
-        run.record("evaluation", **{name: own.overall._asdict(), f"{name}_held_out": held.overall._asdict()})
+        if panel == "test":
+            run.record("evaluation", **{name: own.overall._asdict(), f"{name}_held_out": held.overall._asdict()})
 
-    return json.loads(run.build(f"evaluation/{name}.json", make).read_text(encoding="utf-8"))
+    place = f"evaluation/{name}.json" if panel == "test" else f"evaluation/{panel}/{name}.json"
+    return json.loads(run.build(place, make).read_text(encoding="utf-8"))
 
 # %% ../nbs/21_evaluation.ipynb #35d70740
 class Fidelity(NamedTuple):
@@ -238,12 +271,12 @@ def recorded_verdict(quality: dict) -> str:
 
 # %% ../nbs/21_evaluation.ipynb #c9a00033
 def first_gate(run: Run) -> dict:  # the row of `Fidelity`
-    """The fidelity gate before any reinforcement learning: the warm-started agent on development tasks. Once.
+    """The fidelity gate before any reinforcement learning: the agent that starts on development tasks. Once.
 
     Where there are recordings only, the model is held against held-out recorded steps; the row says "recorded".
     """
     def make(path: Path) -> None:
-        agent, (model, buffer) = new_agent(run, warm_start(run)), grounded_model(run)
+        agent, (model, buffer) = new_agent(run, start_agent(run)), grounded_model(run)
         buffer.freeze()
         if not suite_of(run).playable():
             return atomic_write_json(path, recorded_fidelity(run, agent, model))

@@ -400,10 +400,11 @@ def fit(
     extra: Sequence[Example] = (),  # further examples, such as `variation_examples`; within the budget
     seed: int = 0,
     watch: Callable[[int, int, float], None] = lambda step, total, loss: None,
+    reasoning: float = 0.9,  # share of the steps with their trace
 ) -> list[float]:  # loss per step
     "Supervised fine-tuning with the loss of equation 5, under a token budget."
     random = np.random.default_rng(derive_seed(seed, "reasoning"))
-    examples = [self.example(s, outcome_weight, reasoning=random.random() < 0.9) for s in steps]
+    examples = [self.example(s, outcome_weight, reasoning=random.random() < reasoning) for s in steps]
     lengths = [len(e.prompt) + len(e.completion) for e in examples]
     left = budget // epochs - sum(len(e.prompt) + len(e.completion) for e in extra)
     effort = [float(sum(e.weights or [1.0] * len(e.completion))) for e in examples]
@@ -619,7 +620,9 @@ def new_experience_model(run: Run) -> ExperienceModel:
     "An untrained experience model of a run's size."
     model = LanguageModel.load(run.scale.model, run.scale.lora_rank, seed=derive_seed(run.seed, "experience"))
     suite = suite_of(run)
-    return ExperienceModel(model, run.scale.history_length, suite.answer_tokens, suite.grammar)
+    output = ExperienceModel(model, run.scale.history_length, suite.answer_tokens, suite.grammar)
+    output.suspicious, output.reasoning = run.scale.doubt, run.scale.reasoning_share > 0
+    return output
 
 
 def training_steps(run: Run) -> list[ExperienceExample]:
@@ -655,7 +658,8 @@ def experience_model(
         losses = model.fit(
             training, sizes.experience_epochs, sizes.experience_token_budget, sizes.experience_learning_rate,
             sizes.outcome_weight, extra, derive_seed(run.seed, "experience"),
-            lambda step, total, loss: run.progress("experience model", step, total, f"loss {loss:.2f}"))
+            lambda step, total, loss: run.progress("experience model", step, total, f"loss {loss:.2f}"),
+            sizes.reasoning_share)
         model.model.save_adapter(path)
         run.record("experience_model", losses=[round(x, 4) for x in losses], training_steps=len(training))
 

@@ -8,7 +8,7 @@ Docs: https://dreamgym.github.io/dreamgym/policy_optimization.html.md"""
 __all__ = ['ALGORITHMS', 'Callback', 'group_advantages', 'dead_groups', 'dead_share', 'plain_policy_loss', 'kl_estimate',
            'token_weights', 'policy_loss', 'plain_gae', 'gae', 'Credit', 'episode_credit', 'ValueHead', 'value_loss',
            'explained_variance', 'Algorithm', 'LearnerSettings', 'StepReport', 'Recorder', 'stop_above_kl', 'Learner',
-           'check_rollouts']
+           'check_rollouts', 'share_equally']
 
 # %% ../nbs/23_policy_optimization.ipynb #82dd3cb9
 import os
@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from .fast_model import LanguageModel
 from .language_model import Example, make_optimizer
 from .rollouts import Rollout
+from .runs import derive_seed
 from .trajectories import DreamgymError
 from .weights import WeightsError
 
@@ -234,6 +235,7 @@ class Algorithm(NamedTuple):
     divide: bool = True  # group advantages divided by the group's deviation
     sequence_ratio: bool = False  # one importance ratio a sequence
     critic: bool = False  # advantages from a critic, not from the group
+    imitate: bool = False  # successes are imitated, equal turns once; no ratio, nothing is clipped
     defaults: dict = {}  # settings of its own
 
 
@@ -243,6 +245,7 @@ ALGORITHMS = {
     "dapo": Algorithm("batch", defaults=dict(clip_high=0.28)),  # arXiv 2503.14476
     "gspo": Algorithm("sequence", sequence_ratio=True, defaults=dict(clip_low=3e-4, clip_high=4e-4)),  # 2507.18071
     "ppo": Algorithm("batch", critic=True, defaults=dict(epochs=2)),  # arXiv 1707.06347
+    "imitation": Algorithm("batch", imitate=True),  # repeated RFT: expert iteration, arXiv 1705.08439
 }
 
 # %% ../nbs/23_policy_optimization.ipynb #9dbb950f
@@ -263,6 +266,11 @@ class LearnerSettings:
     minibatches: int = 2  # optimiser steps a pass
     epochs: int = 1  # passes over the batch
     maximum_kl: float = 0.0  # nats a token that one update may move the policy; 0: no bound
+    kl_guard: bool = False  # True: an update ends where it meets the bound; False: it is shortened to the bound
+    positive_only: bool = False  # groups: what went worse than expected is left out
+    equal_episodes: bool = False  # an episode counts once; False: each of its turns counts once
+    anchor_weight: float = 0.0  # of the log-likelihood of the examples in `Learner.anchor`
+    anchor_examples: int = 16  # of them, per optimiser step
     maximum_tokens: int = 24  # of an action; the constant length of dr_grpo
     maximum_norm: float = 1.0  # longer gradients are shortened; adapter and critic each by itself
     tokens_per_batch: int = 640  # padded tokens computed together (bounds the memory)
@@ -285,12 +293,12 @@ def _complaint(s: LearnerSettings) -> str:
     if s.credit not in ("turn", "token"):
         return f"Unknown credit {s.credit!r}: a step of PPO is a 'turn' or a 'token'."
     positive = ("learning_rate", "clip_low", "clip_high", "temperature", "minibatches", "epochs", "maximum_tokens",
-                "maximum_norm", "tokens_per_batch", "value_clip", "value_learning_rate")
+                "maximum_norm", "tokens_per_batch", "value_clip", "value_learning_rate", "anchor_examples")
     for name in positive:
         if not getattr(s, name) > 0:
             return f"{name} must be greater than 0, not {getattr(s, name)}."
     for name in ("kl_weight", "entropy_weight", "value_weight", "dead_weight", "maximum_kl", "warmup",
-                 "decay"):
+                 "decay", "anchor_weight"):
         if not getattr(s, name) >= 0:
             return f"{name} must not be negative, but is {getattr(s, name)}."
     for name in ("gamma", "gae_lambda"):
@@ -351,6 +359,7 @@ class Learner:
             raise DreamgymError("The model has no adapter to train: load it with a rank, or call add_adapter.")
         self.model, self.settings, self.callbacks = model, settings, list(callbacks)
         self.algorithm, self.head = ALGORITHMS[settings.algorithm], None
+        self.anchor: list[Example] = []  # successes that are known, see `LearnerSettings.anchor_weight`
         self.optimizer = make_optimizer(model, settings.learning_rate)
         if self.algorithm.critic:
             self.head = ValueHead(model.network.config.hidden_size, model.placement.device)
@@ -386,6 +395,8 @@ class _Row:
     targets: torch.Tensor | None = None
     outcomes: torch.Tensor | None = None
     counted: torch.Tensor | None = None  # 1 where the critic learns
+    turns: int = 1  # of its episode
+    share: float = 1.0  # what it counts among the rows
 
     def __len__(self):
         return len(self.example.completion)
@@ -401,11 +412,16 @@ def _group_rows(self: Learner, rollouts: Sequence[Rollout]) -> list[_Row]:
     "The turns of episodes that have something to say; each token has its episode's advantage."
     rewards, groups = [r.reward for r in rollouts], [r.group for r in rollouts]
     advantages = group_advantages(rewards, groups, self.algorithm.divide, dead_weight=self.settings.dead_weight)
-    dead = dead_groups(rewards, groups)
-    return [_Row(Example(turn.prompt, turn.action),
-                 torch.full((len(turn.action),), advantage, device=self.model.placement.device))
+    dead, positive = dead_groups(rewards, groups), self.settings.positive_only
+    if self.algorithm.imitate:
+        advantages, positive = np.array([float(r.trajectory.success) for r in rollouts]), True
+    rows = [_Row(Example(turn.prompt, turn.action),
+                 torch.full((len(turn.action),), advantage, device=self.model.placement.device), turns=len(rollout.turns))
             for rollout, advantage in zip(rollouts, advantages.tolist(), strict=True)
-            if advantage or rollout.group not in dead for turn in rollout.turns]
+            if advantage > 0 or not positive and (advantage or rollout.group not in dead) for turn in rollout.turns]
+    if self.algorithm.imitate:
+        rows = list({(*row.example.prompt, -1, *row.example.completion): row for row in rows}.values())
+    return rows
 
 # %% ../nbs/23_policy_optimization.ipynb #0b72ca9e
 @patch
@@ -425,7 +441,8 @@ def _measure(self: Learner, rows: Sequence[_Row], name: str = "old") -> None:
 def _critic_rows(self: Learner, rollouts: Sequence[Rollout]) -> list[_Row]:
     "All turns; advantages from the critic by GAE, of mean 0 and deviation 1 over the batch's tokens."
     device, settings = self.model.placement.device, self.settings
-    rows = [[_Row(Example(turn.prompt, turn.action)) for turn in rollout.turns] for rollout in rollouts]
+    rows = [[_Row(Example(turn.prompt, turn.action), turns=len(rollout.turns)) for turn in rollout.turns]
+            for rollout in rollouts]
     flat = [row for episode in rows for row in episode]
     self._measure(flat)
     for rollout, episode in zip(rollouts, rows, strict=True):
@@ -452,10 +469,13 @@ def _loss(self: Learner, rows: Sequence[_Row], scores, weights: torch.Tensor, sh
     if self.algorithm.sequence_ratio:
         lengths = torch.tensor([len(row) for row in rows], device=new.device)
         sequences = torch.arange(len(rows), device=new.device).repeat_interleave(lengths)
-    reference = _column(rows, "reference") if settings.kl_weight else None
-    loss, facts = policy_loss(new, _column(rows, "old"), _column(rows, "advantages"), weights, settings.clip_low,
+    reference, old = _column(rows, "reference") if settings.kl_weight else None, _column(rows, "old")
+    against = new.detach() if self.algorithm.imitate else old  # a ratio of 1 has the gradient of the log-probability
+    loss, facts = policy_loss(new, against, _column(rows, "advantages"), weights, settings.clip_low,
                               settings.clip_high, sequences, reference, settings.kl_weight)
     facts["entropy"] = entropy
+    if self.algorithm.imitate:
+        facts["update_kl"] = kl_estimate(old, new.detach())
     if settings.entropy_weight:
         loss = loss - settings.entropy_weight * share * entropy.sum()
     metrics = {name: share * column.detach().sum() for name, column in facts.items()}
@@ -474,7 +494,7 @@ def _backward(self: Learner, rows: Sequence[_Row], batch_tokens: float, judged: 
     pieces = self.model.measure_batches([row.example for row in rows], settings.temperature,
                                         settings.tokens_per_batch, head=self.head)
     for piece, scores in pieces:
-        column = torch.tensor([weights[i] for i in piece for _ in range(lengths[i])],
+        column = torch.tensor([weights[i] * rows[i].share for i in piece for _ in range(lengths[i])],
                               device=self.model.placement.device)
         loss, metrics = self._loss([rows[i] for i in piece], scores, column, 1 / sum(lengths), 1 / judged)
         loss.backward()
@@ -530,6 +550,29 @@ def _shorten(self: Learner, rows: Sequence[_Row], before: Sequence[torch.Tensor]
         kept *= share
     return {"step_kept": kept}
 
+# %% ../nbs/23_policy_optimization.ipynb #7c52e9d3
+def share_equally(rows: Sequence[_Row]) -> None:
+    "Let every episode count alike: a row one over its episode's turns, scaled so that the mean over rows is 1."
+    episodes = sum(1 / row.turns for row in rows)
+    for row in rows:
+        row.share = len(rows) / (episodes * row.turns)
+
+
+@patch
+def _hold(self: Learner, seed: int) -> dict[str, float]:
+    "Add the gradient of the anchor: the mean −log P a token of a few known successes."
+    count = min(self.settings.anchor_examples, len(self.anchor)) if self.settings.anchor_weight else 0
+    if not count:
+        return {}
+    chosen = np.random.default_rng(seed).choice(len(self.anchor), count, replace=False)
+    examples, total = [self.anchor[i] for i in chosen.tolist()], 0.0
+    tokens = sum(len(example.completion) for example in examples)
+    for _, scores in self.model.score_batches(examples, 1.0, self.settings.tokens_per_batch):
+        loss = -torch.cat(scores).sum() / tokens
+        (self.settings.anchor_weight * loss).backward()
+        total += float(loss.detach())
+    return {"anchor_loss": total}
+
 # %% ../nbs/23_policy_optimization.ipynb #49a7d3e1
 @patch
 def update(
@@ -544,20 +587,27 @@ def update(
     metrics, seen = _batch_metrics(rollouts, rows), []
     if not rows:
         return metrics
+    if self.settings.equal_episodes:
+        share_equally(rows)
     steps = _minibatches(len(rows), self.settings, seed)
     self._measure([rows[i] for i in range(len(rows)) if rows[i].old is None and i not in set(steps[0].tolist())])
     self._measure_reference(rows)
-    before = [p.detach().clone() for p in self.model.parameters()] if self.settings.maximum_kl else []
+    guard, limit = self.settings.kl_guard, self.settings.maximum_kl
+    before = [p.detach().clone() for p in self.model.parameters()] if limit and not guard else []
     passes = len(steps) / self.settings.epochs
     tokens, judged = sum(map(len, rows)) / passes, metrics.get("judged", 1.0) / passes
     for number, chosen in enumerate(steps, 1):
         report = StepReport(number, len(steps), self._backward([rows[i] for i in chosen], tokens, judged))
+        if guard and limit and report.metrics["update_kl"] > limit:  # measured before the step, which is not made
+            self.optimizer.zero_grad(set_to_none=True)
+            break
+        report.metrics.update(self._hold(derive_seed(seed, "anchor", number)))
         report.metrics["gradient_norm"] = self._apply()
         seen.append(report.metrics)
         watch(number, len(steps))
         if any([callback(report) for callback in self.callbacks]):  # every callback is told
             break
-    metrics |= {"steps": float(len(seen))} | self._shorten(rows, before, seed)
+    metrics |= {"steps": float(len(seen))} | ({} if guard else self._shorten(rows, before, seed))
     return metrics | {name: float(np.mean([s[name] for s in seen])) for name in seen[0]}
 
 # %% ../nbs/23_policy_optimization.ipynb #1fe8b4c6

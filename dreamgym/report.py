@@ -170,8 +170,15 @@ def open_run(
     return Run.open(path, config["scale"], config["seed"], config["suite"])
 
 # %% ../nbs/90_report.ipynb #8ca7a0e7
-AGENTS = {"warm_start": "warm start", "rejection_sampling": "imitation (BC, RFT)", "dream": "dream",
-          "sim_to_real": "sim-to-real", "real": "real GRPO"}
+AGENTS = {"warm_start": "warm start", "imitation": "imitation (BC, RFT)", "dpo": "DPO", "dpo_from_imitation": "DPO, from RFT",
+          "dream": "dream", "dream_ppo": "dream, PPO", "dream_imitation": "dream, RFT on its successes",
+          "dream_from_imitation": "dream, from RFT", "dream_ppo_from_imitation": "dream, PPO, from RFT",
+          "dream_imitation_from_imitation": "dream, RFT on its successes, from RFT", "sim_to_real": "sim-to-real",
+          "sim_to_real_from_imitation": "sim-to-real, from RFT", "real": "real GRPO", "real_ppo": "real PPO",
+          "real_from_imitation": "real GRPO, from RFT", "real_few": "real GRPO, as few steps",
+          "real_few_from_imitation": "real GRPO, as few steps, from RFT", "no_retrieval": "dream without retrieval",
+          "no_reasoning": "dream without reasoning", "no_curriculum": "dream without curriculum",
+          "no_doubt": "dream without doubt", "oracle_data": "dream of designed data"}
 
 
 def _evaluations(run: Run) -> dict[str, dict]:

@@ -8,7 +8,7 @@ Docs: https://dreamgym.github.io/dreamgym/runs.html.md"""
 __all__ = ['DEFAULT_SUITE', 'size', 'Scale', 'derive_seed', 'switched_on', 'set_seed', 'usable_cores', 'user_path',
            'short_folder', 'cache_folder', 'writable_cache', 'notebooks_folder', 'data_folder', 'load_suite',
            'register_suite', 'RunBusy', 'Run', 'runs_folder', 'read_config', 'disk_is_full', 'give_memory_back',
-           'Picture', 'system_picture']
+           'code_commit', 'Picture', 'system_picture']
 
 # %% ../nbs/02_runs.ipynb #1b6ed17e
 import ctypes
@@ -21,10 +21,11 @@ import random
 import re
 import resource
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from html import escape
@@ -89,13 +90,33 @@ class _Experience:
     development_per_kind: int = size(16, "panel tasks")
     test_per_kind: int = size(20, "panel tasks")
 
+# %% ../nbs/02_runs.ipynb #2a38ad1b
+@dataclass(frozen=True)
+class _Learning(_Experience):
+    "What rivals and learners may do otherwise; each default is the plain method."
+    start: str = size("warm_start", "agent with which reinforcement learning starts: warm_start or imitation")
+    reasoning_share: float = size(0.9, "share of the experience model's examples with a trace; 0: it never reasons")
+    doubt: bool = size(True, "whether a success that speaks against its own trace is refused")
+    preference_weight: float = size(0.1, "β of DPO: how far the policy may move for a preference")
+    preference_epochs: int = size(2, "passes over the preferences of DPO")
+    preference_learning_rate: float = size(2e-4, "per step")
+    preference_pairs: int = size(1000, "preferences at most")
+    policy_epochs: int = size(0, "passes over a batch of rollouts; 0: as the algorithm says")
+    kl_guard: bool = size(False, "whether an update ends at maximum_kl instead of being shortened to it")
+    anchor_weight: float = size(0.0, "weight of the log-likelihood of known successes beside the policy's loss")
+    anchor_source: str = size("logs", "where those successes come from: logs, rollouts or both")
+    anchor_examples: int = size(16, "steps of known successes per optimiser step")
+    equal_episodes: bool = size(False, "whether an episode counts once, whatever its number of turns")
+    positive_only: bool = size(False, "whether only what went better than expected is learned from")
+    real_values: bool = size(False, "whether real training too draws task types by their reward variance")
+
 # %% ../nbs/02_runs.ipynb #5e9d3b17
 @dataclass(frozen=True)
-class Scale(_Experience):
+class Scale(_Learning):
     "Every size of a run in one place. The code is the same at all scales; only these numbers change."
     iterations: int = size(4, "policy updates in the dream", paper="curves of about 150 steps (Fig. 3)")
     tasks_per_iteration: int = size(12, "tasks", elsewhere="verl-agent's scripts: 16")
-    algorithm: str = size("grpo", "grpo, dr_grpo, dapo, gspo or ppo", "GRPO and PPO (Table 1)")
+    algorithm: str = size("grpo", "grpo, dr_grpo, dapo, gspo, ppo or imitation", "GRPO and PPO (Table 1)")
     group_size: int = size(8, "rollouts per task", elsewhere="verl-agent's scripts: 8")
     policy_learning_rate: float = size(4e-4, "per step", elsewhere="verl-agent's scripts: 1e-6, no LoRA")
     policy_warmup: int = size(4, "optimiser steps over which the policy's learning rate rises")
@@ -307,11 +328,13 @@ class Run:
 
     def __init__(self, path: Path, scale: Scale, seed: int, suite: str = DEFAULT_SUITE):
         self.path, self.scale, self.seed, self.suite = Path(path), scale, seed, suite
+        self.name, self.parent, self.own = "", None, ()  # of a variant, see `variant`
         self._lock = FileLock(self.path / ".lock")
         self._inside = 0.0  # seconds of stages that the current one needed and built
 
     def __repr__(self):
-        return f"Run({str(self.path.name)!r}, suite={self.suite!r}, scale={self.scale.name!r}, seed={self.seed})"
+        variant = f", variant={self.name!r}" if self.name else ""
+        return f"Run({str(self.path.name)!r}, suite={self.suite!r}, scale={self.scale.name!r}, seed={self.seed}{variant})"
 
 # %% ../nbs/02_runs.ipynb #f812b097
 @patch
@@ -415,6 +438,51 @@ def give_memory_back() -> None:
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
+# %% ../nbs/02_runs.ipynb #a2d97a92
+@patch
+def variant(
+    self: Run,
+    name: str,  # a folder's name
+    own: Sequence[str],  # stages that it makes anew: files or folders, for example "iterations"
+    **sizes,  # sizes of `Scale` that it changes
+) -> Run:  # shares all other stages with this run, also those that are not there yet
+    "The same run with some sizes changed."
+    changed = Run(self.path, replace(self.scale, **sizes), self.seed, self.suite)
+    changed.name, changed.parent, changed.own, changed._lock = name, self, tuple(own), self._lock
+    return changed
+
+
+@patch
+def _owner(self: Run, name: str) -> Run:
+    "Whose stage this is: the variant's own, or the one of the run that it was made from."
+    run = self
+    while run.parent is not None and not any(name == stage or name.startswith(f"{stage}/") for stage in run.own):
+        run = run.parent
+    return run
+
+
+@patch
+def place(
+    self: Run,
+    name: str,  # of a stage
+) -> Path:  # where its result is, or will be
+    "The path of a stage's result."
+    owner = self._owner(name)
+    return (self.path / "variants" / owner.name if owner.parent else self.path) / name
+
+# %% ../nbs/02_runs.ipynb #a2d97a93
+@patch
+@contextmanager
+def _acting_for(self: Run, name: str) -> Iterator[None]:
+    "Be the run that owns a stage while it is made: a shared stage comes out the same whoever asks for it first."
+    names, owner = ("scale", "name", "parent", "own"), self._owner(name)
+    mine = {key: getattr(self, key) for key in names}
+    vars(self).update({key: getattr(owner, key) for key in names})
+    try:
+        yield
+    finally:
+        vars(self).update(mine)
+
 # %% ../nbs/02_runs.ipynb #89b0de4c
 @patch
 def build(
@@ -423,10 +491,10 @@ def build(
     make: Callable[[Path], None],  # writes the result to the temporary path that it is given
 ) -> Path:  # the complete result
     "Build one stage unless it is there. The result appears by one rename, so it is whole or absent."
-    target = self.path / name
+    target = self.place(name)
     if target.exists():
         return target
-    with self.locked():
+    with self._acting_for(name), self.locked():
         if target.exists():  # another process was faster
             return target
         give_memory_back()  # what earlier stages left, or two of them would be held at once
@@ -446,7 +514,8 @@ def build(
         give_memory_back()
         spent = time.monotonic() - start
         with suppress(OSError):  # a full disk: the result is there, and the next stage will say it
-            self._log_stage(name, spent - self._inside)  # stages that it needed have rows of their own
+            own = spent - self._inside  # stages that it needed have rows of their own
+            self._log_stage(target.relative_to(self.path).as_posix(), own)
         self._inside = outer + spent
     return target
 
@@ -508,16 +577,30 @@ def record(
         except DreamgymError:  # at the end of a stage: its work counts more than the figures before it
             os.replace(self.path / "metrics.json", self.path / ".metrics.damaged.json")
             metrics = {}
-        metrics.setdefault(section, {}).update(values)
+        metrics.setdefault(f"{self.name}/{section}" if self.name else section, {}).update(values)
         atomic_write_json(self.path / "metrics.json", metrics)
     return metrics
 
+# %% ../nbs/02_runs.ipynb #15436fee
+def code_commit() -> str:
+    "The commit of the checkout that this package lies in, with `+` where its files differ from it; else an empty text."
+    folder = Path(find_spec("dreamgym").origin).parent
+    quiet = dict(capture_output=True, text=True)
+    ask = lambda *words: subprocess.run(["git", "-C", folder, *words], **quiet).stdout.strip()  # noqa: E731
+    if not (folder.parent / ".git").exists() or not shutil.which("git"):
+        return ""
+    return ask("rev-parse", "--short=12", "HEAD") + "+" * bool(ask("status", "--porcelain", "--", "."))
+
 # %% ../nbs/02_runs.ipynb #1a729739
 @patch
-def evaluations(self: Run) -> dict[str, dict]:  # agent -> its row
-    "What the test panel said about each agent."
-    paths = sorted(path for path in (self.path / "evaluation").glob("*.json") if path.is_file())
-    return {path.stem: read_json(path, {}) for path in paths if re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", path.stem)}
+def evaluations(
+    self: Run,
+    panel: str = "test",  # or "development"
+) -> dict[str, dict]:  # agent -> its row
+    "What a panel said about each agent."
+    folder = self.path / "evaluation" / ("" if panel == "test" else panel)
+    paths = sorted(path for path in folder.glob("*.json") if path.is_file())
+    return {path.stem: read_json(path, {}) for path in paths if re.fullmatch(r"[A-Za-z][\w+=.-]*", path.stem, re.ASCII)}
 
 
 @patch
@@ -526,7 +609,7 @@ def iterations(
     training: str = "iterations",  # or "real", "transfer"
 ) -> list[Path]:
     "The folders of the finished iterations, in order."
-    return sorted(path for path in (self.path / training).glob("[0-9][0-9][0-9][0-9]") if path.is_dir())
+    return sorted(path for path in self.place(training).glob("[0-9][0-9][0-9][0-9]") if path.is_dir())
 
 
 def _steps_taken(folder: Path) -> float | None:

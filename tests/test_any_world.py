@@ -17,9 +17,9 @@ import torch
 from dreamgym import experience_model, replay_buffer
 from dreamgym.environments import Grammar, InvalidAction, play_episodes, start_tasks
 from dreamgym.experience_model import annotated_steps, parse_answer, render_answer
-from dreamgym.experiments import results_of, run_method
+from dreamgym.experiments import result_rows, results_of, run_method
 from dreamgym.runs import Run
-from dreamgym.sim_to_real import result_rows, sim_to_real
+from dreamgym.sim_to_real import sim_to_real
 from dreamgym.suites.own import OwnSuite, RecordedSuite
 from dreamgym.trajectories import DreamgymError, read_json, read_trajectories, write_trajectories
 
@@ -124,7 +124,7 @@ def test_a_killed_run_ends_with_the_numbers_of_an_unbroken_one(tiny_model_folder
         run_elsewhere(tiny_model_folder, again, mark)
     assert numbers_of(again) == numbers_of(once)
     table = results_of(run)
-    assert list(table.index) == ["warm_start", "rejection_sampling", "dream", "sim_to_real"]
+    assert list(table.index) == ["warm_start", "imitation", "dream", "sim_to_real"]
     assert set(table["measured"]) == {"real"} and list(table["episodes"]) == [3] * 4
     assert run_method(cafe, run=str(once), **sizes).stages() == run.stages()  # all is there, nothing is built again
 
@@ -138,7 +138,7 @@ def test_recordings_alone_go_through_every_stage(tiny_model_folder, tmp_path):
                                   *play_episodes(world, tasks, lambda i, task, state, past: "serve")])
     alone = run_method(str(logs), run=str(tmp_path / "alone"), **TINY, model=str(tiny_model_folder))
     table = results_of(alone)
-    assert list(table.index) == ["warm_start", "rejection_sampling", "dream"]
+    assert list(table.index) == ["warm_start", "imitation", "dream"]
     assert set(table["measured"]) == {"dreamed, not real"} and "trustworthy" not in set(table["gate"])
     assert all("not real" in row["panel"] and row["real"] is False and row["agreement"]["episodes"] >= 4
                for row in alone.evaluations().values())
@@ -252,7 +252,7 @@ def test_a_foreign_world_goes_through_every_stage(world, grammar, tiny_model_fol
                      random_action=lambda task, state, random: world.play(task, state, ["one"] * int(random.integers(2))))
     run = run_method(suite, run=str(tmp_path / "run"), **TINY | {"random_actions": 1.0}, model=str(tiny_model_folder))
     table, offline = results_of(run), read_trajectories(run.path / "offline.jsonl")
-    assert list(table.index) == ["warm_start", "rejection_sampling", "dream", "sim_to_real"] and not table["broken"].any()
+    assert list(table.index) == ["warm_start", "imitation", "dream", "sim_to_real"] and not table["broken"].any()
     acted = [step.action for trajectory in offline for step in trajectory.transitions if not step.invalid]
     assert acted and all(suite.grammar.check_action(action, "") is None for action in acted)
     assert any(t.success for t in offline) and any(not t.success for t in offline)

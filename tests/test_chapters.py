@@ -348,7 +348,7 @@ def test_what_is_imported_is_declared():
     "A fresh install must bring everything that the modules and the chapters import."
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = {re.match(r"[\w-]+", line)[0].lower() for line in project["dependencies"]}
-    declared |= {"ipython", "urllib3", "markupsafe"}  # parts of ipykernel, selenium and jinja2
+    declared |= {"ipython", "urllib3", "markupsafe", "tokenizers"}  # parts of ipykernel, selenium, jinja2, transformers
     extras = {re.match(r"[\w-]+", line)[0].lower() for name in ("text", "webarena")
               for line in project["optional-dependencies"][name]}
     optional = {"vllm", "ray", "pytest", "alfworld"}

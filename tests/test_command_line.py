@@ -50,6 +50,10 @@ def sentence(capsys) -> str:
     (["evaluate", "--adapter", "x"], 1, "x holds no adapter"),
     (["experiment", "--seeds", "1-"], 1, "no range of seeds"),
     (["experiment", "--scale", "huge"], 1, "choose one of quick, cpu, gpu, paper"),
+    (["experiment", "--variants", "dreams"], 1, "no variant 'dreams'"),
+    (["experiment", "--variants", "dream+minibatches=x"], 1, "sets no size"),
+    (["experiment", "--set", "lora_rank=2.5"], 1, "sets no size"),
+    (["experiment", "--panel", "train"], 1, "choose test or development"),
     (["report", "--run", "nowhere"], 1, "nowhere is no run directory"),
     (["dream", "--run", "nowhere"], 1, "nowhere is no run directory"),
     (["dream"], 1, "is no run directory"),
@@ -197,6 +201,9 @@ def test_reproduce_says_which_chapter_failed(in_book, capsys):
 # ---------------------------------------------------------------- experiment
 
 
+PLAIN = ("warm_start", "imitation", "dream", "sim_to_real")
+
+
 def played(run, success):
     "What the stages would leave: one evaluated agent."
     rate = {"mean": success, "low": 0.0, "high": 1.0, "successes": 0, "episodes": 10}
@@ -206,16 +213,19 @@ def played(run, success):
 
 
 def test_an_experiment_gathers_its_seeds_in_one_table(monkeypatch, tmp_path, capsys):
-    from dreamgym import sim_to_real, training_loop
+    from dreamgym import experiments
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command_line, "_prepare_machine", lambda: None)
-    monkeypatch.setattr(sim_to_real, "results", lambda run, baseline: played(run, 0.25 + 0.5 * run.seed))
-    monkeypatch.setattr(training_loop, "last_gate", lambda run: None)
-    for seed in ("1", "0", "1"):
-        assert run_command(["experiment", "--seeds", seed, "--output", "table.csv"]) == 0
-    rows = list(csv.DictReader(Path("table.csv").read_text().splitlines()))
+    asked = []
+    monkeypatch.setattr(experiments, "run_variants", lambda run, variants, panel: asked.append((tuple(variants), panel))
+                        or played(run, 0.25 + 0.5 * run.seed))
+    named = ("--variants", "dream, dream+minibatches=12")
+    for seed, more in (("1", ()), ("0", named), ("1", ("--baseline",))):
+        assert run_command(["experiment", "--seeds", seed, "--output", "tables", *more]) == 0
+    rows = list(csv.DictReader(Path("tables/agents.csv").read_text().splitlines()))
     assert [(row["seed"], float(row["success"])) for row in rows] == [("0", 0.25), ("1", 0.75)]
+    assert asked == [(PLAIN, "test"), (("dream", "dream+minibatches=12"), "test"), ((*PLAIN[:-1], "real", PLAIN[-1]), "test")]
     output = capsys.readouterr().out
     assert "evaluation/warm_start.json" in output and "50%" in output, "finished stages, and the mean over seeds"
 

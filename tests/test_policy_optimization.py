@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from dreamgym import policy_optimization as module
 from dreamgym.curriculum import cluster_groups, cluster_values, task_values
 from dreamgym.fast_model import chosen_log_probabilities
 from dreamgym.fast_model import LanguageModel
@@ -35,7 +36,7 @@ from dreamgym.training_loop import LoopState, settings_of
 from dreamgym.trajectories import DreamgymError, Task, Trajectory, Transition
 from dreamgym.weights import WeightsError
 
-GROUP_ALGORITHMS = [name for name, algorithm in ALGORITHMS.items() if not algorithm.critic]
+GROUP_ALGORITHMS = [name for name, algorithm in ALGORITHMS.items() if not algorithm.critic and not algorithm.imitate]
 
 
 @pytest.fixture
@@ -54,8 +55,8 @@ def new_model(tiny_model_folder):
 def episode(rewards, group=0, turns=None, seed=0) -> Rollout:
     "A made-up episode; its tokens are random, prompts of one group begin alike."
     random, alike = np.random.default_rng([seed, group]), np.random.default_rng(group)
-    steps = [Transition.model_construct(state="s", action="a", next_state="s", reward=float(r), done=False, invalid=False)
-             for r in rewards]
+    steps = [Transition.model_construct(state="s", action="a", next_state="s", reward=float(r), done=i == len(rewards), invalid=False)
+             for i, r in enumerate(rewards, 1)]
     task = Task(id=f"task/{group}", kind="task")
     trajectory = Trajectory.model_construct(task=task, transitions=tuple(steps), source="", real=False, truncated=False)
     start = alike.integers(0, 256, 6).tolist()
@@ -558,7 +559,132 @@ def test_rewarded_actions_become_likelier(algorithm, new_model):
     for number in range(3):
         learner.update(rollouts, seed=number)
     after = [float(s.sum()) for s in learner.model.log_probabilities(examples)]
-    assert after[0] > before[0] and after[1] < before[1]
+    assert after[0] > before[0] and (after[1] < before[1] or ALGORITHMS[algorithm].imitate), "imitation hears of no failure"
+
+
+# ---------------------------------------------------------------- a learner that uses its rollouts
+
+
+def test_episodes_of_any_length_count_alike(new_model):
+    "An episode of three turns pulls no more than three times one of its turns, divided by three."
+    rollouts = [episode([0, 0, 1], 0, seed=0), episode([0], 0, seed=1), episode([1], 0, seed=2), episode([0, 0], 0, seed=3)]
+    plain, alike = (Learner(new_model(), LearnerSettings(equal_episodes=flag)) for flag in (False, True))
+    rows = plain._group_rows(rollouts)
+    _, usual = gradients(plain, rollouts)
+    module.share_equally(rows)
+    assert [row.share for row in rows] == pytest.approx([7 / 4 / n for n in (3, 3, 3, 1, 1, 2, 2)])
+    assert np.mean([row.share for row in rows]) == pytest.approx(1)
+    plain._backward(rows, sum(map(len, rows)), 1.0)
+    mine = [parameter.grad.clone() for parameter in plain.model.parameters()]
+    plain.optimizer.zero_grad()
+    wanted = [torch.zeros_like(grad) for grad in mine]
+    for row in plain._group_rows(rollouts):  # each turn by itself, weighted by hand
+        plain._backward([row], len(row), 1.0)
+        for total, parameter in zip(wanted, plain.model.parameters(), strict=True):
+            total += parameter.grad / 4 / row.turns
+        plain.optimizer.zero_grad()
+    for one, other, old in zip(mine, wanted, usual, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+    assert max((one - old).abs().max() for one, old in zip(mine, usual, strict=True)) > 1e-4, "the comparison says something"
+    recorder = Recorder()
+    alike.callbacks.append(recorder)
+    alike.update(rollouts)
+    assert len(recorder.rows) == 2
+
+
+def test_only_what_went_better_is_learned_from(new_model, batch):
+    learner = Learner(new_model(), LearnerSettings(positive_only=True))
+    rows = learner._group_rows(batch)
+    advantages = group_advantages([r.reward for r in batch], [r.group for r in batch])
+    assert len(rows) == sum(len(r.turns) for r, a in zip(batch, advantages, strict=True) if a > 0)
+    assert all((row.advantages > 0).all() for row in rows)
+    lost = [episode([0], seed=i) for i in range(2)]
+    assert "loss" not in learner.update(lost), "nothing went better"
+
+
+def test_imitation_has_the_gradient_of_the_log_likelihood(new_model, batch):
+    "Successes alone, equal turns once; after several steps, too, when the policy has left the one that acted."
+    learner = Learner(new_model(), LearnerSettings.named("imitation", minibatches=1))
+    doubled = [*batch, batch[0]]
+    rows = learner._group_rows(doubled)
+    won = {(*t.prompt, -1, *t.action): Example(t.prompt, t.action) for r in doubled if r.reward > 0 for t in r.turns}
+    assert [row.example for row in rows] == list(won.values())
+    learner._measure(rows)
+    for row in rows:  # as if the policy had moved far
+        row.old = row.old - 2.0
+    learner._backward(rows, sum(map(len, rows)), 1.0)
+    mine = [parameter.grad.clone() for parameter in learner.model.parameters()]
+    learner.optimizer.zero_grad()
+    loss = -torch.cat(learner.model.plain_scores(list(won.values()))).mean()
+    loss.backward()
+    for one, parameter in zip(mine, learner.model.parameters(), strict=True):
+        torch.testing.assert_close(one, parameter.grad, atol=1e-6, rtol=1e-4)
+    dead = [episode([1], 5, seed=i) for i in range(2)]
+    assert learner.update(dead)["steps"] == 1, "a group of successes is imitated, too"
+
+
+def test_the_guard_ends_an_update_before_the_step_that_is_too_much(new_model, batch):
+    settings = LearnerSettings(learning_rate=0.02, minibatches=3, epochs=4, maximum_kl=0.01, kl_guard=True)
+    recorder, learner = Recorder(), Learner(new_model(), settings)
+    learner.callbacks.append(recorder)
+    metrics = learner.update(batch, 1)
+    assert 1 <= metrics["steps"] == len(recorder.rows) < 12 and "step_kept" not in metrics
+    assert all(row["update_kl"] <= 0.01 for row in recorder.rows)
+    free = Learner(new_model(), replace(settings, kl_guard=False, maximum_kl=0.0))
+    seen = Recorder()
+    free.callbacks.append(lambda report: (seen(report), len(seen.rows) == len(recorder.rows))[1])
+    free.update(batch, 1)
+    for one, other in zip(snapshot(learner), snapshot(free), strict=True):
+        assert torch.equal(one, other), "the steps that were made are whole"
+    wide = Learner(new_model(), replace(settings, maximum_kl=100.0)).update(batch, 1)
+    assert wide["steps"] == 12
+
+
+def test_many_steps_let_the_clip_work(new_model, batch):
+    few, many = (Learner(new_model(), LearnerSettings(learning_rate=0.02, minibatches=1, epochs=n)).update(batch, 1) for n in (1, 6))
+    assert few["clip_fraction"] == 0 < many["clip_fraction"] and many["steps"] == 6
+
+
+def test_the_anchor_is_the_log_likelihood_of_known_successes(new_model, batch):
+    known = [Example([7, 8, 9], [1, 2]), Example([7, 8], [3]), Example([5], [4, 4, 4])]
+    learner = Learner(new_model(), LearnerSettings(anchor_weight=0.5))
+    assert learner._hold(0) == {}, "nothing is known"
+    learner.anchor = known
+    metrics = learner._hold(0)
+    mine = [parameter.grad.clone() for parameter in learner.model.parameters()]
+    learner.optimizer.zero_grad()
+    loss = -torch.cat(learner.model.plain_scores(known)).mean()
+    (0.5 * loss).backward()
+    assert metrics["anchor_loss"] == pytest.approx(float(loss.detach()), abs=1e-5)
+    for one, parameter in zip(mine, learner.model.parameters(), strict=True):
+        torch.testing.assert_close(one, parameter.grad, atol=1e-6, rtol=1e-4)
+    learner.optimizer.zero_grad()
+    held, loose = Learner(new_model(), LearnerSettings(learning_rate=5e-3, anchor_weight=5.0, epochs=6)), Learner(
+        new_model(), LearnerSettings(learning_rate=5e-3, epochs=6))
+    held.anchor = known
+    assert held.update(batch)["anchor_loss"] > 0 and "anchor_loss" not in loose.update(batch)
+    likely = [float(torch.cat(x.model.log_probabilities(known)).mean()) for x in (held, loose)]
+    assert likely[0] > likely[1] + 0.1
+
+
+def test_a_few_of_many_known_successes_are_drawn_for_each_step(new_model, batch, monkeypatch):
+    learner, drawn = Learner(new_model(), LearnerSettings(anchor_weight=0.1, anchor_examples=4, minibatches=3)), []
+    learner.anchor = [Example([i], [i + 1]) for i in range(40)]
+    scores = learner.model.score_batches
+    monkeypatch.setattr(learner.model, "score_batches", lambda examples, *rest: drawn.append(examples) or scores(examples, *rest))
+    learner.update(batch)
+    assert [len(examples) for examples in drawn] == [4, 4, 4] and len({str(examples) for examples in drawn}) == 3
+
+
+def test_the_levers_of_a_scale_reach_the_learner():
+    scale = Scale.named("quick", policy_epochs=3, kl_guard=True, positive_only=True, equal_episodes=True, anchor_weight=0.5,
+                        anchor_examples=5, minibatches=7)
+    found = settings_of(scale, 10)
+    assert (found.epochs, found.kl_guard, found.positive_only, found.equal_episodes) == (3, True, True, True)
+    assert (found.anchor_weight, found.anchor_examples, found.decay) == (0.5, 5, 10 * 7 * 3)
+    usual = settings_of(Scale.named("quick"))
+    assert usual == LearnerSettings.named("grpo", learning_rate=4e-4, minibatches=2, warmup=4, maximum_kl=0.02, temperature=0.8)
+    assert settings_of(Scale.named("quick", algorithm="ppo")).epochs == 2
 
 
 # ---------------------------------------------------------------- the learner

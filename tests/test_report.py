@@ -438,7 +438,9 @@ def test_a_torn_log_does_not_stop_the_report(whole, name, text):
 
 
 def test_every_agent_of_the_method_has_a_name():
-    assert list(AGENTS) == ["warm_start", "rejection_sampling", "dream", "sim_to_real", "real"]
+    from dreamgym.experiments import VARIANTS
+
+    assert {name: AGENTS[name] for name in AGENTS} == {name: variant.words for name, variant in VARIANTS.items()}
 
 
 # ---------------------------------------------------------------- tables and pictures outside a run

@@ -1,6 +1,9 @@
 "Rollouts: exact records, batches that shrink, groups, one function for every world, and the warm start."
 
+import math
+from collections import defaultdict
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,10 +24,14 @@ from dreamgym.rollouts import (
     collect_logs,
     collect_rollouts,
     demonstrations,
+    imitation,
     imitation_examples,
     new_agent,
     offline_data,
-    rejection_sampling,
+    preference_loss,
+    preference_pairs,
+    preference_step,
+    train_preferences,
     warm_start,
 )
 from dreamgym.trajectories import (
@@ -517,22 +524,110 @@ def test_designed_data_comes_from_the_suite(open_suite):
     assert len(read_trajectories(offline_data(run))) == 6 and run.metrics()["offline"]["source"] == "oracle"
 
 
-def test_rejection_sampling_imitates_the_successes_of_the_logs(run_with_data, tiny_model_folder, monkeypatch):
+def test_imitation_learns_the_successes_of_the_logs(run_with_data, tiny_model_folder, monkeypatch):
     monkeypatch.setenv("DREAMGYM_DTYPE", "float32")
     run_with_data.scale = replace(run_with_data.scale, model=str(tiny_model_folder), lora_rank=2, imitation_epochs=1)
     lost = shown("c", 1).model_copy(update={"transitions": (
         Transition(state=PAGE, action="click 2", next_state=END_STATE, reward=0.0, done=True),)})
     twice = [shown("d", 5), shown("d", 5)]
     write_trajectories(run_with_data.path / "offline.jsonl", [lost, *twice, *read_trajectories(offline_data(run_with_data))])
-    folder = rejection_sampling(run_with_data)
-    assert folder == run_with_data.path / "agent" / "rejection_sampling"
+    folder = imitation(run_with_data)
+    assert folder == run_with_data.path / "agent" / "imitation"
     prompts = {(t.task.goal, s.action) for t in read_trajectories(offline_data(run_with_data)) if t.success for s in t.transitions}
-    assert run_with_data.metrics()["rejection_sampling"]["examples"] == len(prompts), "equal steps once, failures never"
+    assert run_with_data.metrics()["imitation"]["examples"] == len(prompts), "equal steps once, failures never"
     before, after = (((run_with_data.path / "agent" / name) / "adapter_model.safetensors").read_bytes()
-                     for name in ("warm_start", "rejection_sampling"))
+                     for name in ("warm_start", "imitation"))
     assert before != after
     monkeypatch.setattr(module, "new_agent", lambda *_: pytest.fail("it was built a second time"))
-    assert rejection_sampling(run_with_data) == folder
+    assert imitation(run_with_data) == folder
+
+
+# ---------------------------------------------------------------- preferences
+
+
+def told(actions, won, task=0, states=None):
+    "A logged episode; its pages are named by the actions before them."
+    states = states or ["|".join(["page", *actions[:i]]) for i in range(len(actions))]
+    steps = tuple(Transition(state=state, action=action, next_state=[*states, END_STATE][i + 1], done=i + 1 == len(actions),
+                             reward=float(won and i + 1 == len(actions))) for i, (state, action) in enumerate(zip(states, actions, strict=True)))
+    return Trajectory(task=Task(id=f"t/{task}", kind="t", goal=f"Do {task}.", start_state=states[0]), transitions=steps, source="log", real=True)
+
+
+@pytest.fixture
+def plain_agent(tiny_model_folder, monkeypatch):
+    monkeypatch.setenv("DREAMGYM_DTYPE", "float32")
+    model = LanguageModel.load(str(tiny_model_folder), rank=3, device="cpu", dtype="float32")
+    generator = torch.Generator().manual_seed(1)
+    for layer in model.adapted.values():
+        layer.lora_b.data.normal_(0, 0.1, generator=generator)
+    return Agent(model)
+
+
+def test_preferences_stand_where_success_and_failure_part(plain_agent):
+    logs = [told(["a", "b"], True), told(["a", "c"], False), told(["x"], False), told(["a", "b"], True, task=1),
+            told(["y"], False, task=2)]
+    pairs = preference_pairs(plain_agent, logs)
+    words = [tuple(plain_agent.model.decode(e.completion).strip() for e in pair) for pair in pairs]
+    assert sorted(words) == [("a", "x"), ("b", "c")], "a shared first step is no mistake; a task without success has no pairs"
+    assert all(good.prompt == bad.prompt for good, bad in pairs)
+    assert preference_pairs(plain_agent, logs, 1) == pairs[:1]
+    assert preference_pairs(plain_agent, [told(["a"], True), told(["a"], False)]) == [], "what a success did is never rejected"
+    broken = told(["z"], False)
+    broken = broken.model_copy(update={"transitions": (broken.transitions[0].model_copy(update={"broken": True}),)})
+    assert preference_pairs(plain_agent, [told(["a"], True), broken]) == []
+
+
+def test_the_preference_loss_is_that_of_trl():
+    "TRL's own function on the same log-probabilities."
+    trainer = pytest.importorskip("trl").DPOTrainer
+    generator = torch.Generator().manual_seed(0)
+    scores = -5 * torch.rand(4, 6, 3, generator=generator)  # preferred, rejected, their references; pairs; tokens
+    mask = torch.ones(12, 4, dtype=torch.long)
+    facts = {name: torch.zeros(12, 3) for name in ("entropy", "mean_logits", "is_top1")} | {"log_probs": scores[:2].flatten(0, 1)}
+    facts["is_top1"] = facts["is_top1"].bool()
+
+    class Same:
+        device = "cpu"
+        gather = gather_for_metrics = staticmethod(lambda value: value)
+
+    numbers = dict(model=SimpleNamespace(training=False), accelerator=Same(), aux_loss_enabled=False, ld_alpha=None,
+                   precompute_ref_logps=True, f_divergence_type="reverse_kl", loss_types=["sigmoid"], loss_weights=[1.0], beta=0.3,
+                   use_weighting=False, label_smoothing=0.0, _metrics={"eval": defaultdict(list)}, _total_train_tokens=0, _tp_size=1)
+    inputs = {"input_ids": mask, "attention_mask": mask, "completion_mask": mask,
+              "ref_chosen_logps": scores[2].sum(-1), "ref_rejected_logps": scores[3].sum(-1)}
+    expected = trainer._compute_loss(SimpleNamespace(**numbers), lambda **_: SimpleNamespace(**facts), inputs, False)
+    mine = preference_loss(*scores.sum(-1), weight=0.3).mean()
+    assert float(mine) == pytest.approx(float(expected), abs=1e-6) and 0.1 < float(mine) < 5
+
+
+def test_a_preference_step_has_the_plain_gradient(plain_agent):
+    model, random = plain_agent.model, np.random.default_rng(0)
+    draw = lambda low, high: random.integers(0, 256, random.integers(low, high)).tolist()  # noqa: E731
+    pairs = [(Example(prompt, draw(1, 6)), Example(prompt, draw(1, 6))) for prompt in (draw(3, 9) for _ in range(5))]
+    flat = [example for pair in pairs for example in pair]
+    reference = torch.tensor([[-6.0, -9.0], [-12.0, -3.0], [-8.0, -8.0], [-20.0, -1.0], [-2.0, -15.0]])
+    loss = preference_step(model, pairs, reference, 0.2)
+    mine = [parameter.grad.clone() for parameter in model.parameters()]
+    for parameter in model.parameters():
+        parameter.grad = None
+    now = torch.stack([score.sum() for score in model.plain_scores(flat)]).view(-1, 2)
+    plain = preference_loss(*now.T, *reference.T, 0.2).mean()
+    plain.backward()
+    assert loss == pytest.approx(float(plain.detach()), abs=1e-4)
+    for one, parameter in zip(mine, model.parameters(), strict=True):
+        torch.testing.assert_close(one, parameter.grad, atol=1e-4, rtol=1e-3)
+
+
+def test_preferred_actions_gain_on_rejected_ones(plain_agent):
+    model = plain_agent.model
+    pairs = [(Example([1, 2, 3], [10, 11]), Example([1, 2, 3], [20])), (Example([4, 5], [30]), Example([4, 5], [10, 11]))] * 4
+    margin = lambda: [float(a.sum() - b.sum()) for a, b in zip(*[iter(model.log_probabilities(  # noqa: E731
+        [example for pair in pairs[:2] for example in pair]))] * 2, strict=True)]
+    before, seen = margin(), []
+    losses = train_preferences(model, pairs, 0.5, 4, 5e-3, 4, watch=lambda *facts: seen.append(facts))
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-4) and losses[-1] < losses[0] - 0.05
+    assert all(late > early + 0.1 for early, late in zip(before, margin(), strict=True))
+    assert len(losses) == len(seen) == 8 and seen[-1][:2] == (8, 8)
 
 
 @pytest.mark.slow

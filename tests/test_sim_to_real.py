@@ -10,21 +10,24 @@ import pytest
 
 from dreamgym import sim_to_real as module
 from dreamgym.environments import Suite
+from dreamgym.experiments import (
+    allowed_variants,
+    curve_rows,
+    fidelity_rows,
+    plain_variants,
+    result_rows,
+    save_results,
+    type_rows,
+)
 from dreamgym.rollouts import Rollout
 from dreamgym.runs import Run, Scale
 from dreamgym.sim_to_real import (
     AcrossSeeds,
     across_seeds,
-    agents_of,
-    curve_rows,
-    fidelity_rows,
     merge_rows,
     read_rows,
     real_budget,
-    result_rows,
     rollouts_within,
-    save_results,
-    type_rows,
 )
 from dreamgym.trajectories import (
     DreamgymError,
@@ -196,10 +199,9 @@ def test_the_transfer_asks_most_for_what_the_dream_is_unsure_of(tmp_path, monkey
 
 
 @pytest.mark.parametrize(("source", "playable", "baseline", "agents"), [
-    ("oracle", True, False, ["warm_start", "dream", "sim_to_real"]),
-    ("oracle", True, True, ["warm_start", "rejection_sampling", "dream", "real", "sim_to_real"]),
-    ("logs", True, False, ["warm_start", "rejection_sampling", "dream", "sim_to_real"]),
-    ("logs", False, True, ["warm_start", "rejection_sampling", "dream"])])
+    ("oracle", True, True, ["warm_start", "imitation", "dream", "real", "sim_to_real"]),
+    ("logs", True, False, ["warm_start", "imitation", "dream", "sim_to_real"]),
+    ("logs", False, True, ["warm_start", "imitation", "dream"])])
 def test_whom_a_run_compares(open_suite, source, playable, baseline, agents):
     class Going(Suite):
         name = "going"
@@ -209,7 +211,7 @@ def test_whom_a_run_compares(open_suite, source, playable, baseline, agents):
             return Pages()
 
     run = open_suite(Real() if playable else Going(), source=source)
-    assert list(agents_of(run, baseline)) == agents
+    assert allowed_variants(run, plain_variants(baseline)) == agents
 
 
 @pytest.mark.parametrize("broken", [0, 3, 8])
@@ -269,9 +271,9 @@ def test_task_types_and_curves_become_rows(tmp_path):
     assert [(r["where"], r["iteration"], r["transitions"]) for r in curve_rows(run)] == [
         ("dream", "0001", 100), ("dream", "0002", 60), ("real", "0001", 30)]
     for _ in range(2):  # a second time replaces
-        save_results(run, tmp_path / "out" / "quick.csv")
+        save_results(run, tmp_path / "out")
     lines = {p.name: len(p.read_text().splitlines()) for p in (tmp_path / "out").iterdir()}
-    assert lines == {"quick.csv": 2, "quick_types.csv": 3, "quick_curves.csv": 4}
+    assert lines == {"agents.csv": 2, "types.csv": 3, "curves.csv": 4}
 
 
 # ---------------------------------------------------------------- numbers that are not known
@@ -305,20 +307,23 @@ def finished(tmp_path) -> Run:
 
 def test_rows_need_no_metrics_file(tmp_path):
     run = finished(tmp_path)
-    spent = {"warm_start": 2, "dream": 2, "sim_to_real": 22, "real": 602, "mine": ""}
-    assert {r["agent"]: r["policy_real_steps"] for r in result_rows(run)} == spent
+    spent = {"warm_start": 2, "dream": "", "sim_to_real": "", "real": "", "mine": ""}
+    assert {r["variant"]: r["steps_real"] for r in result_rows(run)} == spent, "without starts nobody knows the first pages"
+    (run.path / "starts.jsonl").write_text("".join(task.model_dump_json() + "\n" for task in some_tasks(5)))
+    spent |= {"dream": 2 + 4 + 5 + 60, "sim_to_real": 2 + 4 + 5 + 60 + 20, "real": 2 + 5 + 600}
+    assert {r["variant"]: r["steps_real"] for r in result_rows(run)} == spent, "two gates of 30 steps"
     assert [r["when"] for r in fidelity_rows(run)] == ["before", "after"]
     (run.path / "metrics.json").write_text('{"warm_start": ')
-    assert {r["agent"]: r["policy_real_steps"] for r in result_rows(run)} == spent, "a damaged one is not asked"
-    assert all(r["held_out"] == r["minutes"] == r["peak_megabytes"] == "" for r in result_rows(run))
+    assert {r["variant"]: r["steps_real"] for r in result_rows(run)} == spent, "a damaged one is not asked"
+    assert all(r["held_out_episodes"] == 0 and r["minutes"] == r["peak_megabytes"] == "" for r in result_rows(run))
 
 
 def test_what_is_lost_is_empty_and_never_zero(tmp_path):
     run = finished(tmp_path)
     (run.path / "transfer" / "0001" / "metrics.json").unlink()
-    assert [r["policy_real_steps"] for r in result_rows(run) if r["agent"] == "sim_to_real"] == [""]
+    assert [r["steps_rl"] for r in result_rows(run) if r["variant"] == "sim_to_real"] == [""]
     (run.path / "offline.jsonl").unlink()
-    assert {r["policy_real_steps"] for r in result_rows(run)} == {""}, "and nothing is collected again"
+    assert {r["steps_real"] for r in result_rows(run)} == {""}, "and nothing is collected again"
     atomic_write_json(run.path / "gate.json", GATE | {"success_recognised": None, "balanced_reward_accuracy": None})
     (run.path / "gate_after.json").write_text(json.dumps(GATE | {"state_exact": float("nan")}))
     first, last = fidelity_rows(run)
@@ -330,8 +335,8 @@ def test_an_iteration_that_measured_less_keeps_the_columns(tmp_path):
     run = finished(tmp_path)
     atomic_write_json(run.path / "iterations" / "0001" / "metrics.json", {"transitions": 100.0, "return": 0.5,
                                                                           "entropy": 0.25, "update_kl": None})
-    save_results(run, tmp_path / "quick.csv")
-    first, second, *_ = read_rows(tmp_path / "quick_curves.csv", ("scale", "seed", "where", "iteration"))
+    save_results(run, tmp_path)
+    first, second, *_ = read_rows(tmp_path / "curves.csv", ("scale", "seed", "where", "iteration"))
     assert (first["entropy"], first["update_kl"], second["entropy"], second["transitions"]) == ("0.25", "", "", "100")
     (run.path / "iterations" / "0002" / "metrics.json").write_text("{")
     with pytest.raises(DreamgymError, match="metrics.json in 0002 is damaged"):

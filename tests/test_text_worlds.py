@@ -477,8 +477,7 @@ def test_alfworld_has_its_panels_and_its_goal(alfworld):
 
 
 def test_the_whole_method_runs_in_a_text_world(suite, tmp_path, tiny_model_folder, monkeypatch):
-    from dreamgym.sim_to_real import result_rows, results
-    from dreamgym.training_loop import last_gate
+    from dreamgym.experiments import PLAIN, result_rows, run_variants
 
     little = dict(model=str(tiny_model_folder), lora_rank=4, offline_seeds_per_kind=4, start_seeds_per_kind=4,
                   log_episodes=2, warm_start_epochs=1, experience_token_budget=6000, judgement_examples=4,
@@ -487,9 +486,8 @@ def test_the_whole_method_runs_in_a_text_world(suite, tmp_path, tiny_model_folde
     monkeypatch.setattr(TextWorlds, "answer_tokens", 24)  # this model knows no end
     name = "dreamgym.suites.text_worlds:TextWorlds"
     run = Run.open(tmp_path / "run", Scale.named("quick", **load_suite(name).sizes("quick") | little), 0, name)
-    rows = results(run)
-    assert list(rows) == ["warm_start", "rejection_sampling", "dream", "sim_to_real"]
-    assert last_gate(run)["verdict"]
+    assert run_variants(run, PLAIN) == ["warm_start", "imitation", "dream", "sim_to_real"]
+    rows = run.evaluations()
     assert {(row[part]["overall"]["episodes"], part) for row in rows.values() for part in ("own", "held_out")} == {
         (6, "own"), (6, "held_out")}
     assert len(result_rows(run)) == 4
