@@ -161,7 +161,8 @@ def test_the_citation_is_valid():
 def test_every_package_is_installed():
     setup = tomllib.loads(read("pyproject.toml"))["tool"]["setuptools"]
     here = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "dreamgym").rglob("__init__.py")}
-    assert here | {"dreamgym.notebooks", "dreamgym.notebooks.data"} == set(setup["packages"])
+    book = {f"dreamgym.notebooks{part}" for part in ("", ".data", ".exercises", ".exercises.solutions")}
+    assert here | book == set(setup["packages"])
 
 
 # ---------------------------------------------------------------- nbs/ -> dreamgym/
@@ -197,8 +198,9 @@ def test_the_package_is_what_the_notebooks_export(exported):
 
 
 def test_the_notebooks_are_clean(exported):
-    changed = [path.name for path in (ROOT / "nbs").glob("*.ipynb")
-               if path.read_text(encoding="utf-8") != (exported / "nbs" / path.name).read_text(encoding="utf-8")]
+    book = ROOT / "nbs"
+    changed = [path.name for path in [*book.glob("*.ipynb"), *book.glob("exercises/*.ipynb")]
+               if path.read_text(encoding="utf-8") != (exported / path.relative_to(ROOT)).read_text(encoding="utf-8")]
     assert changed == [], "run nbdev-clean"
 
 
@@ -219,11 +221,14 @@ def test_the_wheel_carries_the_book(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         archive.extractall(tmp_path / "site")
-    for path in [*(ROOT / "nbs").glob("*.ipynb"), *(ROOT / "nbs" / "data").iterdir()]:
+    exercises = (ROOT / "nbs" / "exercises").rglob("ex_*")
+    for path in [*(ROOT / "nbs").glob("*.ipynb"), *(ROOT / "nbs" / "data").iterdir(), *filter(Path.is_file, exercises)]:
+        if "__pycache__" in path.parts:
+            continue
         assert f"dreamgym/notebooks/{path.relative_to(ROOT / 'nbs').as_posix()}" in names
     expected = {path.relative_to(ROOT).as_posix() for path in (ROOT / "dreamgym").rglob("*.py")}
     assert "dreamgym/suites/miniwob.py" in expected
-    assert expected == {name for name in names if name.endswith(".py")}
+    assert expected == {name for name in names if name.endswith(".py") and not name.startswith("dreamgym/notebooks/")}
 
     program = ("from dreamgym.runs import data_folder, notebooks_folder\nfrom dreamgym.suites.miniwob import panel_hash\n"
                "print(notebooks_folder(), data_folder(), len(panel_hash()))")

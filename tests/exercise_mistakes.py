@@ -1,0 +1,295 @@
+"Mistakes that readers make in the exercises, and words of the sentence that each of them gets."
+
+MISTAKES = [  # notebook, words of the sentence, what the reader wrote
+    ("ex_00_toy_dream", "count all answers", r'''
+def learn_transitions(states, actions, following, shape):
+    table = np.full(shape, -1)
+    table[states, actions] = following
+    return table
+'''),
+    ("ex_00_toy_dream", "a dead group", r'''
+def group_push(probabilities, actions, rewards):
+    return (rewards[:, None] * (np.eye(len(probabilities))[actions] - probabilities)).mean(0)
+'''),
+    ("ex_00_toy_dream", "not the sum", r'''
+def group_push(probabilities, actions, rewards):
+    return ((rewards - rewards.mean())[:, None] * (np.eye(len(probabilities))[actions] - probabilities)).sum(0)
+'''),
+    ("ex_00_toy_dream", "not the last row", r'''
+def expected_success(after, pays, policy, longest):
+    value = np.zeros(len(after))
+    for _ in range(longest):
+        value = policy[:, -1] * pays + (policy[:, :-1] * value[after]).sum(1)
+    return float(value[0])
+'''),
+    ("ex_01_trajectories", "costs no real step", r'''
+def real_steps(trajectories):
+    return sum(map(len, trajectories))
+'''),
+    ("ex_01_trajectories", "An outcome of 0 is an outcome", r'''
+def write_down(task, steps, outcome):
+    chain, before = [], task.start_state
+    for number, (action, after) in enumerate(steps, 1):
+        ended = bool(outcome) and number == len(steps)
+        chain.append(Transition(state=before, action=action, next_state=after, reward=outcome if ended else 0.0, done=ended))
+        before = after
+    return Trajectory(task=task, transitions=tuple(chain), truncated=not outcome)
+'''),
+    ("ex_01_trajectories", "raised ValidationError", r'''
+def write_down(task, steps, outcome):
+    chain = [Transition(state=task.start_state, action=a, next_state=b, reward=0.0, done=False) for a, b in steps]
+    return Trajectory(task=task, transitions=tuple(chain))
+'''),
+    ("ex_01_trajectories", "the task belongs to the question", r'''
+def contradictions(trajectories):
+    answers = {}
+    for trajectory in trajectories:
+        for step in trajectory.transitions:
+            answers.setdefault((step.state, step.action), set()).add((step.next_state, step.reward))
+    return sorted(("hello/0", *question) for question, known in answers.items() if len(known) > 1)
+'''),
+    ("ex_03_environments", "Seed 1 wants the brass key", r'''
+class LockedDoor(LockedDoor):
+    def step(self, action):
+        if action == "open":
+            return END_STATE, float(bool(self.used)), True, False, {}
+        self.used = action.split()[1]
+        return f"A closed door. The {self.used} key is in the lock.", 0.0, False, False, {}
+'''),
+    ("ex_03_environments", "raised AttributeError", r'''
+class ToolGrammar(Grammar):
+    def check_action(self, action, state):
+        try:
+            call = json.loads(action)
+        except ValueError:
+            raise InvalidAction("Not JSON.") from None
+        if call.get("tool") not in ("query", "answer"):
+            raise InvalidAction("Name a tool.")
+'''),
+    ("ex_03_environments", "an empty text", r'''
+class ToolGrammar(Grammar):
+    def check_action(self, action, state):
+        try:
+            call = json.loads(action)
+        except ValueError:
+            raise InvalidAction("Not JSON.") from None
+        if not isinstance(call, dict) or set(call) != {"tool", "text"} or call["tool"] not in ("query", "answer"):
+            raise InvalidAction("Name a tool.")
+'''),
+    ("ex_03_environments", "maximum_steps is 4", r'''
+def roll_out(environment, task, choose):
+    state, info = environment.reset(options={"task": task})
+    steps, done, cut = [], False, False
+    while not (done or cut):
+        action = choose(state)
+        after, reward, done, cut, _ = environment.step(action)
+        steps.append(Transition(state=state, action=action, next_state=after, reward=reward, done=done))
+        state = after
+        cut = cut or len(steps) == 5
+    return Trajectory(task=info["task"], transitions=tuple(steps), truncated=cut)
+'''),
+    ("ex_03_environments", "raised InvalidAction", r'''
+def roll_out(environment, task, choose):
+    state, info = environment.reset(options={"task": task})
+    steps, done, cut = [], False, False
+    while not (done or cut):
+        action = choose(state)
+        after, reward, done, cut, _ = environment.step(action)
+        steps.append(Transition(state=state, action=action, next_state=after, reward=reward, done=done))
+        state = after
+        cut = cut or (not done and len(steps) == 4)
+    return Trajectory(task=info["task"], transitions=tuple(steps), truncated=cut)
+'''),
+    ("ex_10_cot_annotation", "sets cannot count", r'''
+def changed_lines(before, after):
+    old, new = before.split("\n"), after.split("\n")
+    return [line for line in old if line not in new], [line for line in new if line not in old]
+'''),
+    ("ex_10_cot_annotation", "raised KeyError", r'''
+def parse_reasons(text, steps):
+    fence = re.fullmatch(r"(?s)\s*```(?:json)?\s(.*)```\s*", text)
+    reasons = json.loads(fence[1] if fence else text)["reasons"] if "{" in text else []
+    if len(reasons) != steps or not steps or not isinstance(reasons, list):
+        raise ValueError("Wrong number.")
+    for reason in reasons:
+        if not isinstance(reason, str) or not reason.strip() or "\n" in reason:
+            raise ValueError("No reason.")
+    if "won" in text:
+        raise ValueError("Another field.")
+    return reasons
+'''),
+    ("ex_10_cot_annotation", "raised JSONDecodeError", r'''
+def parse_reasons(text, steps):
+    return json.loads(text)["reasons"]
+'''),
+    ("ex_10_cot_annotation", "look for whole words", r'''
+def invented(reason, known):
+    return [quote for quote in re.findall(r'"([^"]*)"', reason) if quote not in " ".join(known)]
+'''),
+    ("ex_10_cot_annotation", "escape what goes into a pattern", r'''
+def invented(reason, known):
+    quotes = dict.fromkeys(q for q in re.findall(r'"([^"]*)"', reason) if q)
+    return [q for q in quotes if not any(re.search(rf"\b{q}\b", text) for text in known)]
+'''),
+    ("ex_12_replay_buffer", "only the direction counts", r'''
+def cosines(queries, rows):
+    return queries @ rows.T
+'''),
+    ("ex_12_replay_buffer", "not nan", r'''
+def cosines(queries, rows):
+    with np.errstate(all="ignore"):
+        return (queries @ rows.T) / np.linalg.norm(queries, axis=1)[:, None] / np.linalg.norm(rows, axis=1)
+'''),
+    ("ex_12_replay_buffer", "drop the rows of the own task first", r'''
+def nearest(similarity, tasks, own_task, count):
+    best = np.argsort(-similarity, kind="stable")[:count]
+    return [int(row) for row in best if tasks[row] != own_task]
+'''),
+    ("ex_12_replay_buffer", "real entries always stay", r'''
+def thin(entries, most):
+    output = []
+    for i, entry in enumerate(entries):
+        newer = [e for e in entries[i + 1:] if e.outcome == entry.outcome]
+        if len(newer) < most:
+            output.append(entry)
+    return output
+'''),
+    ("ex_12_replay_buffer", "the newest stay", r'''
+def thin(entries, most):
+    seen, kept = {}, []
+    for entry in entries:
+        seen[entry.outcome] = seen.get(entry.outcome, 0) + (not entry.real)
+        if entry.real or seen[entry.outcome] <= most:
+            kept.append(entry)
+    return kept
+'''),
+    ("ex_13_curriculum", "cannot be split in half", r'''
+def largest_variance(rollouts):
+    return 0.25 if rollouts > 1 else 0.0
+'''),
+    ("ex_13_curriculum", "whatever the rate", r'''
+def expected_variance(rate, group):
+    return rate * (1 - rate)
+'''),
+    ("ex_13_curriculum", "not for what was asked for", r'''
+def mix(real, invented, count, share):
+    number = min(len(invented), int(share * count + 1e-9))
+    return real[:count - number] + invented[:number]
+'''),
+    ("ex_13_curriculum", "allow for rounding", r'''
+def mix(real, invented, count, share):
+    number = min(len(invented), int(share * count))
+    chosen = real[:count - number]
+    while number > share * (number + len(chosen)):
+        number -= 1
+    return chosen + invented[:number]
+'''),
+    ("ex_20_statistics", "more are needed", r'''
+def failures_needed(limit):
+    return int(2 / limit)
+'''),
+    ("ex_20_statistics", "more than needed", r'''
+def failures_needed(limit):
+    return int(10 / limit)
+'''),
+    ("ex_20_statistics", "one time in seven", r'''
+def power(first, second, tasks, repeats, random):
+    seen = 0
+    for _ in range(repeats):
+        drawn = random.random(tasks)
+        a, b = drawn < first, drawn < second
+        seen += exact_mcnemar(int((a & ~b).sum()), int((b & ~a).sum())) < 0.05
+    return seen / repeats
+'''),
+    ("ex_20_statistics", "draw whole tasks", r'''
+def paired_interval(first, second, random):
+    a = random.choice(first, (10_000, len(first))).mean(1)
+    b = random.choice(second, (10_000, len(second))).mean(1)
+    return tuple(np.quantile(b - a, (0.025, 0.975)))
+'''),
+    ("ex_20_statistics", "quantiles 2.5% and 97.5%", r'''
+def paired_interval(first, second, random):
+    differences = np.asarray(second, float) - np.asarray(first, float)
+    means = random.choice(differences, (10_000, len(differences))).mean(1)
+    return tuple(np.quantile(means, (0.05, 0.95)))
+'''),
+    ("ex_21_evaluation", "recognises no failure", r'''
+def balanced_accuracy(dreamed, real):
+    return float((dreamed == real).mean())
+'''),
+    ("ex_21_evaluation", "count as much as two", r'''
+def across_types(kinds, outcomes):
+    return float(np.mean(outcomes))
+'''),
+    ("ex_21_evaluation", "ten of ten leave room", r'''
+def verdict(dreamed, real):
+    failures = real == 0
+    if not failures.any():
+        return "not measured"
+    return "honest" if (dreamed[failures] == 0).mean() >= 0.8 else "flattering"
+'''),
+    ("ex_21_evaluation", "nothing can be flattered", r'''
+def verdict(dreamed, real):
+    rate = wilson(int((dreamed == real).sum()), len(real))
+    return "flattering" if rate.high < 0.8 else "honest" if rate.low >= 0.8 else "too few"
+'''),
+    ("ex_22_policy_gradients", "better than J", r'''
+def policy_gradient(scores, rewards):
+    p = np.exp(scores) / np.exp(scores).sum()
+    return p * rewards
+'''),
+    ("ex_22_policy_gradients", "must not overflow", r'''
+def policy_gradient(scores, rewards):
+    with np.errstate(all="ignore"):
+        p = np.exp(scores) / np.exp(scores).sum()
+        return p * (rewards - p @ rewards)
+'''),
+    ("ex_22_policy_gradients", "chosen − p", r'''
+def reinforce(scores, actions, rewards, baseline):
+    return ((rewards - baseline)[:, None] * np.eye(len(scores))[actions]).mean(0)
+'''),
+    ("ex_22_policy_gradients", "take the mean over the draws", r'''
+def reinforce(scores, actions, rewards, baseline):
+    p = np.exp(scores) / np.exp(scores).sum()
+    return ((rewards - baseline)[:, None] * (np.eye(len(p))[actions] - p)).sum(0)
+'''),
+    ("ex_22_policy_gradients", "a mistake can be undone", r'''
+def clip_slope(ratios, advantage, clip):
+    return np.where(np.abs(ratios - 1) > clip, 0.0, ratios * advantage)
+'''),
+    ("ex_22_policy_gradients", "stops pushing above 1.2", r'''
+def clip_slope(ratios, advantage, clip):
+    return np.asarray(ratios) * advantage
+'''),
+    ("ex_23_policy_optimization", "divides by n", r'''
+def group_advantages(rewards, groups, divide):
+    output = np.zeros(len(rewards))
+    for group in np.unique(groups):
+        rows = groups == group
+        output[rows] = (rewards[rows] - rewards[rows].mean()) / (rewards[rows].std() + 1e-9 if divide else 1)
+    return output
+'''),
+    ("ex_23_policy_optimization", "each group has its own mean", r'''
+def group_advantages(rewards, groups, divide):
+    return (rewards - rewards.mean()) / (rewards.std(ddof=1) if divide else 1)
+'''),
+    ("ex_23_policy_optimization", "with λ = 0", r'''
+def gae(rewards, values, discount, decay):
+    return np.cumsum(rewards[::-1])[::-1] - values
+'''),
+    ("ex_23_policy_optimization", "a short answer counts", r'''
+def grpo_loss(new, old, mask, advantages, clip):
+    ratio, a = np.exp(np.where(mask > 0, new - old, 0.0)), advantages[:, None]
+    gain = np.minimum(ratio * a, np.clip(ratio, 1 - clip, 1 + clip) * a)
+    return -float((gain * mask).sum() / mask.sum())
+'''),
+    ("ex_23_policy_optimization", "is not clipped", r'''
+def grpo_loss(new, old, mask, advantages, clip):
+    ratio, a = np.exp(np.where(mask > 0, new - old, 0.0)), advantages[:, None]
+    return -float(((np.clip(ratio, 1 - clip, 1 + clip) * a * mask).sum(1) / mask.sum(1)).mean())
+'''),
+    ("ex_23_policy_optimization", "a loss is minus the gain", r'''
+def grpo_loss(new, old, mask, advantages, clip):
+    return float(np.mean(advantages))
+'''),
+]
