@@ -145,7 +145,7 @@ def test_a_notebook_opens_with_its_title_and_promise(path):
     assert first.cell_type == "markdown" and re.match(r"# \S.*\n+> \S", first.source)
 
 
-FORMER_HEAD = {"23", "32", "33", "34", "35", "40"}  # chapters whose head still has another form
+FORMER_HEAD = {"23", "32", "33", "34", "35"}  # chapters whose head still has another form
 LONGER = {"23", "32"}  # chapters that are still to be shortened
 
 
