@@ -132,10 +132,11 @@ def test_the_ci_script_is_sound_bash():
 
 def test_the_workflow_runs_the_ci_script_with_pinned_actions():
     workflow = yaml.safe_load(read(".github/workflows/ci.yml"))
-    (job,) = workflow["jobs"].values()
+    job, site = workflow["jobs"]["run"], workflow["jobs"]["site"]
     assert job["strategy"]["matrix"]["python"] == ["3.11", "3.12"]
     assert any(step.get("run") == "bash .ci/run" for step in job["steps"])
-    uses = [step["uses"] for step in job["steps"] if "uses" in step]
+    assert any("tests/test_site.py" in step.get("run", "") for step in site["steps"])
+    uses = [step["uses"] for step in [*job["steps"], *site["steps"]] if "uses" in step]
     assert uses and all(re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", name) for name in uses)
 
 
@@ -174,7 +175,7 @@ def exported(tmp_path_factory) -> Path:
     copy = tmp_path_factory.mktemp("export") / "dreamgym"
     for name in ("nbs", "pyproject.toml", "settings.ini", "README.md"):
         source = ROOT / name
-        ignored = shutil.ignore_patterns(".ipynb_checkpoints", "runs", "sidebar.yml")
+        ignored = shutil.ignore_patterns(".ipynb_checkpoints", "runs")
         shutil.copytree(source, copy / name, ignore=ignored) if source.is_dir() else shutil.copy(source, copy / name)
     (copy / "dreamgym").mkdir()
     shutil.copy(ROOT / "dreamgym" / "__init__.py", copy / "dreamgym")
