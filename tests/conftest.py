@@ -166,9 +166,9 @@ def book(tmp_path):
     "Two tiny chapters: the first counts its executions, the second waits or fails as files in the run directory say."
     folder = tmp_path / "book"
     folder.mkdir()
-    write_chapter(folder / "00_first.ipynb", "from pathlib import Path",
+    write_chapter(folder / "01_first.ipynb", "from pathlib import Path",
                   "with (Path(run) / 'count').open('a') as file:\n    file.write('x')")
-    write_chapter(folder / "01_second.ipynb", "import os\nimport time\nfrom pathlib import Path",
+    write_chapter(folder / "02_second.ipynb", "import os\nimport time\nfrom pathlib import Path",
                   "(Path(run) / 'pid').write_text(str(os.getpid()))",
                   "while (Path(run) / 'wait').exists():\n    time.sleep(0.1)",
                   "assert not (Path(run) / 'fail').exists(), 'the moon is\\nmissing'")

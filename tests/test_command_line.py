@@ -183,19 +183,19 @@ def test_reproduce_stops_when_the_machine_cannot_be_prepared(book, monkeypatch, 
 
 
 def test_reproduce_runs_skips_and_selects(in_book, capsys):
-    assert run_command(["reproduce", "--run", "run", "--chapters", "00"]) == 0
+    assert run_command(["reproduce", "--run", "run", "--chapters", "01"]) == 0
     output = capsys.readouterr().out
-    assert "[ 1/1] 00_first" in output and "report.html" in output and Path("run/report.html").exists()
-    assert run_command(["reproduce", "--run", "run", "--chapters", "00"]) == 0
-    assert "00_first" not in capsys.readouterr().out
+    assert "[ 1/1] 01_first" in output and "report.html" in output and Path("run/report.html").exists()
+    assert run_command(["reproduce", "--run", "run", "--chapters", "01"]) == 0
+    assert "01_first" not in capsys.readouterr().out
     assert Path("run/count").read_text() == "x"
 
 
 def test_reproduce_says_which_chapter_failed(in_book, capsys):
     Run.open("run")
     Path("run/fail").touch()
-    assert run_command(["reproduce", "--run", "run", "--chapters", "01"]) == 1
-    assert "Chapter 01_second failed" in sentence(capsys)
+    assert run_command(["reproduce", "--run", "run", "--chapters", "02"]) == 1
+    assert "Chapter 02_second failed" in sentence(capsys)
 
 
 # ---------------------------------------------------------------- experiment

@@ -148,16 +148,16 @@ def test_kernels_without_a_home_and_with_a_long_folder_for_temporary_files(tmp_p
 
 def test_chapters_are_executed_skipped_and_repeated(book, tmp_path, capsys):
     run = Run.open(tmp_path / "run {of} mine")  # papermill fills in braces; a path is not a template
-    assert run_chapters(run, chapter_paths(book), LOG) == ["00_first", "01_second"] == sorted(chapter_rows(run))
+    assert run_chapters(run, chapter_paths(book), LOG) == ["01_first", "02_second"] == sorted(chapter_rows(run))
     output = capsys.readouterr().out
-    assert "[ 1/2] 00_first" in output and "[ 2/2] 01_second" in output
+    assert "[ 1/2] 01_first" in output and "[ 2/2] 02_second" in output
     assert run_chapters(run, chapter_paths(book), LOG) == [] and (run.path / "count").read_text() == "x"
-    (run.path / "notebooks" / "00_first.ipynb").unlink()
-    assert run_chapters(run, chapter_paths(book), LOG) == ["00_first"] and (run.path / "count").read_text() == "xx"
+    (run.path / "notebooks" / "01_first.ipynb").unlink()
+    assert run_chapters(run, chapter_paths(book), LOG) == ["01_first"] and (run.path / "count").read_text() == "xx"
 
 
 def test_a_chapter_runs_again_when_a_stage_or_its_text_changed(book, tmp_path):
-    run, source = Run.open(tmp_path / "run"), book / "00_first.ipynb"
+    run, source = Run.open(tmp_path / "run"), book / "01_first.ipynb"
     (run.path / "notebooks").mkdir()
     (run.path / "notebooks" / source.name).write_text("{}")
     assert not is_done(run, source)
@@ -165,7 +165,7 @@ def test_a_chapter_runs_again_when_a_stage_or_its_text_changed(book, tmp_path):
     record_chapter(run, source, 1.0)
     assert is_done(run, source)
     with (run.path / "chapters.jsonl").open("a") as file:
-        file.write('{"chapter": "00_fi')  # killed while writing
+        file.write('{"chapter": "01_fi')  # killed while writing
     assert is_done(run, source)
     (run.path / "answer.txt").unlink()
     assert not is_done(run, source)
@@ -180,11 +180,11 @@ def test_a_failing_chapter(book, tmp_path):
     (run.path / "fail").write_text("")
     with pytest.raises(ChapterFailed) as caught:
         run_chapters(run, chapter_paths(book), LOG)
-    text, notebook = str(caught.value), run.path / "notebooks" / "01_second.ipynb"
-    assert "Chapter 01_second failed" in text and "AssertionError: the moon is." in text and str(notebook) in text
+    text, notebook = str(caught.value), run.path / "notebooks" / "02_second.ipynb"
+    assert "Chapter 02_second failed" in text and "AssertionError: the moon is." in text and str(notebook) in text
     assert "the moon is" in notebook.read_text(), "the executed notebook shows the error"
     (run.path / "fail").unlink()
-    assert run_chapters(run, chapter_paths(book), LOG) == ["01_second"], "the first chapter was not repeated"
+    assert run_chapters(run, chapter_paths(book), LOG) == ["02_second"], "the first chapter was not repeated"
     assert (run.path / "count").read_text() == "x"
 
 
@@ -206,7 +206,7 @@ def test_a_torn_line_of_the_chapters_costs_one_chapter(book, tmp_path, capsys, c
     path.write_bytes(path.read_bytes()[:-cut])
     record_chapter(run, sources[1], 1.0)
     assert [is_done(run, source) for source in sources * 3] == [cut == 1, True] * 3
-    path.write_bytes(path.read_bytes() + b'\xff\0\n[]\n{"chapter": "00_first"}\n')
+    path.write_bytes(path.read_bytes() + b'\xff\0\n[]\n{"chapter": "01_first"}\n')
     record_chapter(run, sources[0], 1.0)
     assert all(is_done(run, source) for source in sources)
     assert capsys.readouterr().err.count("\n") == 1, "said once"
@@ -264,7 +264,7 @@ def test_a_killed_reproduce_resumes(number, book, tmp_path):
         assert process.returncode == 130 and "Interrupted." in errors and errors.count("\n") == 1, errors
     wait_for(lambda: not is_alive(kernel), 60)
     (run / "wait").unlink()
-    assert run_chapters(Run.open(run), chapter_paths(book), LOG) == ["01_second"]
+    assert run_chapters(Run.open(run), chapter_paths(book), LOG) == ["02_second"]
     assert (run / "count").read_text() == "x", "the finished chapter was not repeated"
 
 
@@ -285,9 +285,9 @@ def test_the_display_does_not_need_the_clock_on_the_wall(tmp_path, monkeypatch):
     run = Run.open(tmp_path / "run")
     run.progress("before", 1, 1)
     run.build("before.txt", Path.touch)
-    display = Display(run, ["00_first"], LOG)
+    display = Display(run, ["01_first"], LOG)
     display.live = False
-    with display.showing("00_first"):
+    with display.showing("01_first"):
         assert display._stage() == "", "what another chapter said"
         run.progress("before", 1, 1)
         assert display._stage() == "before 1/1", "the same words, but new ones"
@@ -300,8 +300,8 @@ def test_the_display_does_not_need_the_clock_on_the_wall(tmp_path, monkeypatch):
 def test_the_line_of_a_chapter_names_its_own_stages(tmp_path, monkeypatch, capsys):
     run = Run.open(tmp_path / "run")
     run.build("before.txt", Path.touch)
-    display = Display(run, ["00_first"], LOG)
+    display = Display(run, ["01_first"], LOG)
     monkeypatch.setattr(time, "time", lambda: 0.0)
-    with display.showing("00_first"):
+    with display.showing("01_first"):
         run.build("within.txt", Path.touch)
     assert "(within.txt 0 s)" in capsys.readouterr().out
