@@ -184,7 +184,7 @@ def test_the_gate_plays_groups_of_the_tasks_it_saw():
 def small_run(quick_run, monkeypatch):
     "A run whose agent guesses and whose pages are a quiz."
     monkeypatch.setattr(module, "new_agent", lambda run, adapter=None: Guesser())
-    monkeypatch.setattr(module, "warm_start", lambda run: run.path / "agent" / "warm_start")
+    monkeypatch.setattr(module, "start_agent", lambda run: run.path / "agent" / "warm_start")
     monkeypatch.setattr(MiniWobSuite, "environment", lambda self, parallel, maximum_steps: BatchOf(Quiz, real=True))
     return quick_run
 
@@ -200,7 +200,7 @@ def test_what_is_held_out_is_told_by_tasks_not_by_types(small_run, monkeypatch):
 def test_the_row_of_an_evaluation(small_run):
     row = evaluation(small_run, "guesser", small_run.path)
     tasks = panel_of_tests(small_run)
-    assert set(row) == {"agent", "suite", "panel", "panel_hash", "own", "held_out", "episodes", "broken"}
+    assert set(row) == {"agent", "suite", "panel", "panel_hash", "own", "held_out", "episodes", "broken", "commit"}
     measured = suite_of(small_run).panel_hash(small_run.scale.kinds)
     assert (row["agent"], row["panel"], row["panel_hash"]) == ("guesser", "test", measured)
     assert (row["suite"], row["broken"]) == ("miniwob", 0)
@@ -330,7 +330,7 @@ def recorded(open_suite, monkeypatch):
     run = open_suite(Recorded())
     held = [ExperienceExample(Query(t.task, PAGE, t.transitions[0].action), t.transitions[0], i) for i, t in enumerate(shown[:4])]
     monkeypatch.setattr(module, "new_agent", lambda run, adapter=None: agent)
-    monkeypatch.setattr(module, "warm_start", lambda run: run.path / "agent" / "warm_start")
+    monkeypatch.setattr(module, "start_agent", lambda run: run.path / "agent" / "warm_start")
     monkeypatch.setattr(module, "grounded_model", lambda run: (dream, ReplayBuffer(Vectors(), k=1)))
     monkeypatch.setattr(module, "held_out_steps", lambda run: held)
     return SimpleNamespace(run=run, dream=dream, held=held)
