@@ -145,11 +145,10 @@ def test_a_notebook_opens_with_its_title_and_promise(path):
     assert first.cell_type == "markdown" and re.match(r"# \S.*\n+> \S", first.source)
 
 
-FORMER_HEAD = {"23", "32", "33", "34", "35"}  # chapters whose head still has another form
 LONGER = {"23", "32"}  # chapters that are still to be shortened
 
 
-@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem[:2] not in FORMER_HEAD], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_head_says_what_a_chapter_gives_and_takes(path):
     head = read_notebook(path).cells[1].source
     parts = [name for name in re.findall(r"\*\*([A-Z][\w ]+)\*\*", head) if name != "Skip at first reading"]
