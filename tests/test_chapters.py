@@ -145,7 +145,7 @@ def test_a_notebook_opens_with_its_title_and_promise(path):
     assert first.cell_type == "markdown" and re.match(r"# \S.*\n+> \S", first.source)
 
 
-LONGER = {"23", "32"}  # chapters that are still to be shortened
+LONGER = {"23"}  # chapters that are still to be shortened
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
