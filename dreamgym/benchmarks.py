@@ -33,7 +33,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .environments import BatchEnvironment, make_task, play_episodes
+from .environments import BatchEnvironment, make_task, play_episodes, start_tasks, suite_of
 from .experience_model import DreamBatch, ExperienceModel, annotated_steps
 from .fast_model import TokenTree
 from .fast_model import LanguageModel
