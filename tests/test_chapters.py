@@ -1,6 +1,7 @@
 "Rules that every chapter in nbs/ and every module made from it follows."
 
 import ast
+import io
 import json
 import re
 import subprocess
@@ -10,6 +11,8 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import nbformat
+import pyflakes.api
+import pyflakes.reporter
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -374,3 +377,14 @@ def test_light_modules_stay_light():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_chapter_uses_no_name_that_nobody_has_given(path):
+    "A cell that lost its import would be found by a whole run only."
+    cells = [cell.source for cell in read_notebook(path).cells if cell.cell_type == "code"]
+    lines = ["" if line.startswith(("%", "!")) else line for source in cells for line in [*source.split("\n"), ""]]
+    told = io.StringIO()
+    pyflakes.api.check("\n".join(lines) + "\n", path.name, pyflakes.reporter.Reporter(told, told))
+    missing = [line for line in told.getvalue().splitlines() if "undefined name" in line]
+    assert [line for line in missing if not line.endswith(("'display'", "'get_ipython'"))] == []
