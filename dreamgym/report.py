@@ -968,7 +968,7 @@ def evidence_chart(
                 _dots(axis, [row for row in rows if row["agent"] == agent], place, colours[agent])
             axis.set_yticks(range(len(agents)), [_label(a) for a in agents])
             axis.tick_params(labelleft=axis is axes[0][0])
-            axis.set(xlim=(0, 1), ylim=(-0.6, len(agents) - 0.4), xticks=(0, 0.5, 1), title=name + _size(rows))
+            axis.set(xlim=(0, 1), ylim=(-0.6, len(agents) - 0.4), xticks=(0, 0.5, 1), title=name + _size(rows).replace(", ", "\n"))
             axis.xaxis.set_major_formatter("{x:.0%}")
     words = "; ".join(f"{n}: " + ", ".join(f"{_label(a)} {success_words([r for r in rows if r['agent'] == a])}"
                                            for a in agents[::-1]) for n, rows in groups.items())
