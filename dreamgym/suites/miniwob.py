@@ -233,6 +233,13 @@ def _read_report(report: dict) -> PageReport:
     return PageReport(_whole(report["goal"]), state, report["done"], report["raw"] >= 1)  # partial credit is no success
 
 # %% ../../nbs/05_miniwob.ipynb #f497613a
+_WARM = """const done = arguments[0], look = () => {
+  if (!performance.timing.loadEventEnd) { return setTimeout(look, 5); }
+  dreamgym.start(0);  // the first episode of a page is nobody's: what is fetched or measured late shows in it alone
+  document.fonts.ready.then(() => { setTimeout(done, 100); requestAnimationFrame(() => setTimeout(done)); });
+}; look();"""
+
+
 class Browser:
     "One headless browser that shows MiniWoB++ pages; a dead one is replaced at the next start."
 
@@ -250,6 +257,7 @@ class Browser:
             self._finalizer = weakref.finalize(self, quit_chrome, self.driver)
         self.driver.get(page.as_uri())
         self.driver.execute_script(_page_script())
+        self.driver.execute_async_script(_WARM)
         self.kind = kind
 
     def close(self) -> None:
@@ -300,7 +308,8 @@ class MiniWobBatch(BatchEnvironment):
     real, grammar = True, PageGrammar()
 
     def __init__(self, browsers: int = 3, maximum_steps: int = 8):
-        self.maximum_steps, self.transitions, self.replays, self.mismatches = maximum_steps, 0, 0, 0
+        self.maximum_steps, self.transitions, self.replays = maximum_steps, 0, 0
+        self.differences: list[tuple[str, str, str]] = []  # replays that came out otherwise: task, page then, page now
         self.browsers = [Browser() for _ in range(browsers)]
         self.at = [(-1, -1)] * browsers  # which episode each browser shows, and at which step
         self.episodes: list[_Episode] = []
@@ -337,7 +346,8 @@ def _show(self: MiniWobBatch, slot: int, index: int) -> PageReport | None:
         return None
     report = self.browsers[slot].start(episode.task, episode.actions)
     self.replays += len(episode.actions)
-    self.mismatches += bool(episode.state) and report.state != episode.state
+    if episode.state and report.state != episode.state:
+        self.differences.append((episode.task.id, episode.state, report.state))
     self.at[slot] = (index, len(episode.actions))
     return report
 
