@@ -149,7 +149,7 @@ def reproduce(
     scale: Annotated[str, typer.Option(help="Size: quick, cpu, gpu or paper.")] = "",
     seed: Annotated[int, typer.Option(help="Master seed.", min=0)] = 0,
     run: Annotated[str, typer.Option(help="Run directory; default runs/SUITE-SCALE-SEED.")] = "",
-    chapters: Annotated[str, typer.Option(help="Which, for example 03,11-13,index; method: those that a run changes; "
+    chapters: Annotated[str, typer.Option(help="Which, for example 03,11-13,index; method: those that make a run; "
                                                "all: the whole book.")] = "method",
 ) -> None:
     """Run the whole method: execute its chapters in order, then write report.html.

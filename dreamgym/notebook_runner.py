@@ -48,7 +48,7 @@ def chapter_paths(
     return paths
 
 
-_BESIDE = re.compile(r"(00|0[3-5]|22|[34]\d|80|9[1-3])_")  # chapters that say the same whatever the run
+_METHOD = re.compile(r"(09|1[0-3]|21|2[3-5]|90)_|index$")  # chapters that make a stage of a run, or read one
 
 
 def choose_chapters(
@@ -56,7 +56,7 @@ def choose_chapters(
     wanted: str = "all",  # for example "03,11-13,index", "method" or "all"
 ) -> list[str]:
     "Those of the names that a selection asks for, in their own order."
-    groups = {"all": set(names), "method": {n for n in names if not _BESIDE.match(n)}}
+    groups = {"all": set(names), "method": {n for n in names if _METHOD.match(n)}}
     chosen: set[str] = set()
     for part in filter(None, (piece.strip() for piece in (wanted.strip() or "all").split(","))):
         match = re.fullmatch(r"(\d{1,2})(?:-(\d{1,2}))?", part)
