@@ -6,9 +6,10 @@ Docs: https://dreamgym.github.io/dreamgym/environments.html.md"""
 
 # %% auto #0
 __all__ = ['StepResult', 'ANY_TEXT', 'PANELS', 'TextEnvironment', 'checked_text', 'make_task', 'task_of', 'StateError',
-           'InvalidAction', 'Grammar', 'outcome_words', 'BatchEnvironment', 'WorldFailed', 'invalid_result',
-           'broken_result', 'check_actions', 'BatchOf', 'start_episodes', 'step_episodes', 'waves', 'transition_of',
-           'play_episodes', 'Suite', 'suite_of', 'checked_suite', 'training_kinds', 'start_tasks']
+           'InvalidAction', 'Grammar', 'line_edits', 'with_line_edits', 'shared_words', 'outcome_words',
+           'BatchEnvironment', 'WorldFailed', 'invalid_result', 'broken_result', 'check_actions', 'BatchOf',
+           'start_episodes', 'step_episodes', 'waves', 'transition_of', 'play_episodes', 'Suite', 'suite_of',
+           'checked_suite', 'training_kinds', 'start_tasks']
 
 # %% ../nbs/03_environments.ipynb #cfed2347
 import difflib
@@ -96,6 +97,7 @@ class Grammar:
     "How a world writes its states and actions. Every default takes any text; a world overrides what it knows better."
 
     hint = ""  # how states and actions look, for a teacher model and for a person who plays
+    remembers = False  # are states so long that a model of the world begins from one that it remembers?
 
     def check_state(self, state: str) -> None:
         "Raise `StateError` where a text is no state of this world."
@@ -117,7 +119,10 @@ class Grammar:
 _EDITED = re.compile(r"(0|[1-9][0-9]{0,8})([=+-])(?: (.*))?")
 
 
-def _edited_lines(before: str, after: str) -> list[str]:
+def line_edits(
+    before: str,  # lines
+    after: str,  # other lines
+) -> list[str]:  # one line an edit
     "What to do with which line: `2= text` replaces it, `2+ text` puts a line behind it (`0+` in front), `2-` takes it out."
     old, new, lines = before.split("\n"), after.split("\n"), []
     for name, i, j, k, m in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
@@ -128,8 +133,11 @@ def _edited_lines(before: str, after: str) -> list[str]:
     return lines
 
 
-def _with_edits(before: str, lines: Sequence[str]) -> str:
-    "The inverse of `_edited_lines`; each line of the old text is touched once at most."
+def with_line_edits(
+    before: str,  # lines
+    lines: Sequence[str],  # edits
+) -> str:  # the lines after them
+    "The inverse of `line_edits`, read strictly: each line of the old text is touched once at most, else `StateError`."
     rows = [[], *([line] for line in before.split("\n"))]  # what stands at each place; place 0 is in front
     touched = set()
     for line in lines:
@@ -155,7 +163,7 @@ def change(
     "What an action changed, in as few letters as possible."
     if before == after:
         return "same"
-    edit, page = "\n".join(["edit", *_edited_lines(before, after)]), f"page\n{after}"
+    edit, page = "\n".join(["edit", *line_edits(before, after)]), f"page\n{after}"
     whole = not edit[-1].isspace()  # white space at the end of an answer is lost
     return edit if whole and len(edit) < len(page) else page
 
@@ -167,7 +175,7 @@ def with_edits(
     lines: Sequence[str],  # what stands under `edit`
 ) -> str:  # the state with its lines changed
     "The part of `apply` that reads edited lines."
-    return _with_edits(before, lines)
+    return with_line_edits(before, lines)
 
 # %% ../nbs/03_environments.ipynb #bebba835
 @patch
@@ -196,7 +204,10 @@ _WORD = re.compile(r"\w[\w'-]*")
 _SHORT_WORDS = frozenset("a an and are as at by for from in into is it its of on or so that the then this to with you your".split())
 
 
-def _shared_words(goal: str, text: str) -> list[str]:
+def shared_words(
+    goal: str,
+    text: str,  # of a page or an action
+) -> list[str]:  # as the goal writes them
     "Words of a goal that also stand in a text, in the order of the goal; the smallest words of English do not count."
     there = {word.lower() for word in _WORD.findall(text)} - _SHORT_WORDS
     return list(dict.fromkeys(word for word in _WORD.findall(goal) if word.lower() in there))
@@ -219,7 +230,7 @@ def explain(
     cut = lambda lines: "; ".join(repr(" ".join(line.split())[:60]) for line in lines[:3])  # noqa: E731
     old, new = step.state.split("\n"), step.next_state.split("\n")
     gone, come = [x for x in old if x not in new], [x for x in new if x not in old]
-    named = _shared_words(task.goal, step.action)
+    named = shared_words(task.goal, step.action)
     parts = [f"It does: {self.describe(step.action, step.state)[:80]}.",
              f"The task names {', '.join(named[:6])}." if named else "The task names nothing of it."]
     if not step.done and gone + come:

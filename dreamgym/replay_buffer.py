@@ -50,11 +50,12 @@ class Entry:
     outcome: str  # "goes on", "success" or "failure"
     text: str  # what is embedded, φ(s, a)
     real: bool  # from real pages?
+    page: str = ""  # what it opened, where the grammar remembers pages
 
     @property
     def demonstration(self) -> Demonstration:
         "What the experience model is shown."
-        return Demonstration(self.goal, self.action, self.outcome)
+        return Demonstration(self.goal, self.action, self.outcome, self.page)
 
 # %% ../nbs/12_replay_buffer.ipynb #d323cbba
 def entries_of(
@@ -67,7 +68,7 @@ def entries_of(
         if is_experience(trajectory, step, grammar):
             shown = demonstration_of(trajectory.task, step, grammar)
             text = transition_text(trajectory.task.goal, step.state, step.action, grammar)
-            output.append(Entry(trajectory.task.id, *shown, text, trajectory.real))
+            output.append(Entry(trajectory.task.id, *shown[:3], text, trajectory.real, shown.page))
     return output
 
 # %% ../nbs/12_replay_buffer.ipynb #3caec702
@@ -225,7 +226,8 @@ def save(
     temporary, previous = folder.with_name(f".{folder.name}.unfinished"), _previous(folder)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    lines = "".join(json.dumps(asdict(e), ensure_ascii=True) + "\n" for e in self.entries)
+    rows = ({name: value for name, value in asdict(e).items() if name != "page" or value} for e in self.entries)
+    lines = "".join(json.dumps(row, ensure_ascii=True) + "\n" for row in rows)
     atomic_write_text(temporary / "entries.jsonl", lines)
     save_file({"vectors": self.vectors}, temporary / "vectors.safetensors")
     if folder.exists():

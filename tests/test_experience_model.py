@@ -29,6 +29,7 @@ from dreamgym.experience_model import (
     judgement_examples,
     nearest_rows,
     parse_answer,
+    remembered_page,
     render_answer,
     repeated_steps,
     split_steps,
@@ -179,6 +180,68 @@ def test_every_answer_of_a_world_of_free_text_is_read_back(before, after):
     told = "".join(render_answer(step(before, "go north", after, 0.0, False)))
     answer = parse_answer(told, before)
     assert (answer.state, answer.reward, answer.done, answer.valid) == (after, 0.0, False, True)
+
+
+class Remembering(Grammar):
+    "A world of long states: another page is told by a remembered one."
+
+    remembers = True
+
+    def change(self, before, after):
+        change = super().change(before, after)
+        return change if change.count("\n") <= 1 else f"page\n{after}"
+
+
+LONG, ROOM = Remembering(), "a hall\na door\na lamp\na cat\na rug"
+
+
+@given(STATES, STATES, STATES)
+def test_every_answer_is_read_back_with_a_remembered_page(before, after, remembered):
+    told = "".join(render_answer(step(before, "go north", after, 0.0, False), LONG, remembered))
+    answer = parse_answer(told, before, LONG, remembered)
+    assert (answer.state, answer.reward, answer.done, answer.valid) == (after, 0.0, False, True)
+    assert len(told) <= len("".join(render_answer(step(before, "go north", after, 0.0, False), LONG)))
+
+
+def test_another_page_is_told_by_what_differs_from_the_remembered_one():
+    told = lambda after, like: render_answer(step(ROOM, "go", after, 0.0, False), LONG, like)[1].removeprefix("=> goes on\n")  # noqa: E731
+    cellar = "a cellar\na barrel\na rat\na hatch above"
+    assert told(cellar, cellar) == "like"
+    assert told(cellar, cellar.replace("a rat", "a bat")) == "like\n3= a rat"
+    assert told(cellar, "") == told(cellar, "one\ntwo\nthree") == f"page\n{cellar}"
+    assert told(ROOM.replace("a lamp", "a lamp, lit"), cellar) == "edit\n3= a lamp, lit", "a small change stays one"
+
+
+@pytest.mark.parametrize("change", ["like\n\n1= x", "like\n5= x", "like\n1= x\n1-", "like\nx", "like like", "Like"])
+def test_a_malformed_use_of_a_remembered_page_fails(change):
+    assert not parse_answer(f"On.\n=> goes on\n{change}", ROOM, LONG, "a cellar\na rat").valid
+    assert not parse_answer("On.\n=> goes on\nlike", ROOM, LONG).valid, "nothing is remembered"
+    assert not parse_answer("On.\n=> goes on\nlike", ROOM, LONG, END_STATE).valid
+    assert parse_answer("On.\n=> goes on\nlike", ROOM, LONG, "a cellar").state == "a cellar"
+
+
+def test_a_question_shows_the_page_that_the_most_similar_step_opened():
+    task = Task(id="t/0", kind="t", goal="Find the rat.", start_state=ROOM)
+    opened = demonstration_of(task, step(ROOM, "go down", "a cellar\na rat\na hatch", 0.0, False), LONG)
+    lit = demonstration_of(task, step(ROOM, "light", ROOM.replace("a lamp", "a lamp, lit"), 0.0, False), LONG)
+    assert opened.page == "a cellar\na rat\na hatch" and not lit.page
+    assert not demonstration_of(task, step(ROOM, "go down", "a cellar", 0.0, False), ANY_TEXT).page
+    assert not demonstration_of(task, step(ROOM, "go down", END_STATE, 1.0, True), LONG).page
+    query = Query(task, ROOM, "go down", (), (lit, opened, opened._replace(page="another")))
+    assert remembered_page(query) == opened.page and not remembered_page(query._replace(demonstrations=(lit,)))
+    prompt = experience_prompt(query, grammar=LONG)
+    assert "Page:\n1= a hall\n2= a door\n" in prompt and prompt.endswith("\nLike:\n1= a cellar\n2= a rat\n3= a hatch\nAction: go down\nThink:")
+    assert "1= " not in experience_prompt(query._replace(demonstrations=()))
+
+
+def test_a_model_answers_with_a_remembered_page():
+    model = ExperienceModel(ScriptedModel(lambda prompt: " Down.\n=> goes on\nlike\n2= a bat"), grammar=LONG)
+    model.retrieve = lambda queries: [(Demonstration("g", "go down", "goes on", "a cellar\na rat"),)] * len(queries)
+    task = Task(id="t/0", kind="t", goal="Find the bat.", start_state=ROOM)
+    assert model.imagine([Query(task, ROOM, "go down")])[0].state == "a cellar\na bat"
+    example = model.example(ExperienceExample(
+        Query(task, ROOM, "go down", (), model.retrieve([0])[0]), step(ROOM, "go down", "a cellar\na bat", 0.0, False), 0))
+    assert model.model.decode(example.completion[:-1]).endswith("=> goes on\nlike\n2= a bat")
 
 
 @pytest.mark.parametrize("change", [

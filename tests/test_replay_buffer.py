@@ -102,9 +102,9 @@ def test_invalid_steps_are_left_out():
 def test_entries_carry_words_and_outcomes():
     first, last = entries_of(episode(1, "Bob", won=False), PageGrammar())
     assert (first.action, first.outcome) == ("types Bob into 1st input", "goes on")
-    assert (last.action, last.outcome) == ("clicks button Submit", "failure")
+    assert (last.action, last.outcome) == ("clicks button Submit", "failure", "")
     assert [e.action for e in entries_of(episode(1, "Bob"))] == ["type 1 Bob", "click 2"], "any text is its own words"
-    assert tuple(last.demonstration) == ('Enter "Ada".', "clicks button Submit", "failure")
+    assert tuple(last.demonstration) == ('Enter "Ada".', "clicks button Submit", "failure", "")
 
 
 # ---------------------------------------------------------------- enrich, prune, freeze
@@ -154,6 +154,22 @@ def test_a_saved_buffer_is_the_same(buffer, tmp_path):
     assert again.entries == buffer.entries and again.nearest([query(1)]) == buffer.nearest([query(1)])
     assert again.add([episode(70, "Zoë\u2028x")]) == 0
     assert not list((tmp_path / "buffer").rglob("*.pkl")) and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_buffer_remembers_pages_where_the_grammar_does(tmp_path):
+    class Long(PageGrammar):
+        remembers = True
+
+    opened, task = "text Bye\n[9] link 'Back'", Task(id="a/0", kind="a", goal="Go.", start_state=PAGE)
+    walk = Trajectory(task=task, real=True, transitions=(
+        Transition(state=PAGE, action="click 2", next_state=opened, reward=0.0, done=False),))
+    for grammar, page in ((Long(), opened), (PageGrammar(), "")):
+        kept = ReplayBuffer(HashEmbedder(), grammar=grammar)
+        kept.add([walk])
+        assert kept.demonstrations([query(5)])[0][0].page == page
+        kept.save(tmp_path / "buffer")
+        assert ("page" in json.loads((tmp_path / "buffer" / "entries.jsonl").read_text())) == bool(page)
+        assert ReplayBuffer.load(tmp_path / "buffer", HashEmbedder(), grammar=grammar).entries == kept.entries
 
 
 def test_an_empty_buffer_is_saved_too(tmp_path):

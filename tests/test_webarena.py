@@ -55,7 +55,7 @@ from dreamgym.suites.webarena import (
     webarena_tasks,
     webarena_urls,
 )
-from dreamgym.trajectories import END_STATE, FAILURE_STATE, DreamgymError, Task
+from dreamgym.trajectories import END_STATE, FAILURE_STATE, DreamgymError, Task, Transition
 
 GRAMMAR = WebGrammar()
 DATA = Path(__file__).parent / "data"
@@ -174,6 +174,55 @@ def test_a_state_is_read_element_by_element():
 def test_what_is_no_page_is_refused(damage):
     with pytest.raises(StateError):
         GRAMMAR.check_state(damage(STATE))
+
+
+PARTS = st.lists(st.sampled_from([*STATE.split("\n")[1:], "Complete", "row: 1 | 2", "edit", "page", "same"]), max_size=9)
+
+
+@given(PARTS, PARTS)
+def test_every_change_of_a_page_is_read_back(before, after):
+    first = STATE.partition("\n")[0]
+    before, after = (GRAMMAR.change("", "\n".join([first, *dict.fromkeys(lines)])).removeprefix("page\n") for lines in (before, after))
+    told = GRAMMAR.change(before, after)
+    assert GRAMMAR.apply(before, told) == after
+    assert told.partition("\n")[0] in ("same", "edit", "page") and (told[:4] != "edit" or told.count("\n") <= 3)
+
+
+def test_typing_is_an_edit_and_a_link_opens_a_page():
+    typed = STATE.replace('"Search" = ""', '"Search" = "lamp"')
+    assert GRAMMAR.change(STATE, typed).startswith("edit\n2= Menu: ")
+    shortened = "\n".join(["Page: Order 100012 | /orders/100012/", *STATE.split("\n")[1:-2], "Complete", "row: 1 | 2"])
+    assert GRAMMAR.change(STATE, shortened).startswith("edit\n"), "three lines"
+    assert GRAMMAR.change(STATE, shortened + "\nPaid") == f"page\n{shortened}\nPaid"
+
+
+def said(text, won=True, state=STATE, goal="What is the total of order 100012?"):
+    step = Transition(state=state, action=f"send_msg_to_user('{text}')", next_state=END_STATE, reward=float(won), done=True)
+    return GRAMMAR.explain(Task(id="t/0", kind="t", goal=goal, start_state=state), step)
+
+
+def test_a_trace_says_where_the_page_names_an_answer():
+    assert said("$24.00") == ('It says "$24.00" on the page Orders. "$24.00" stands in: row: [52] link "100012" | 3 May 2026 | $24.00 '
+                              '(the task: 100012). This ends the task well.')
+    assert '"Complete" stands in: heading "Status" / Complete.' in said("complete".title(), state=f'{STATE}\nheading "Status"\nComplete')
+    assert said("$2", False) == 'It says "$2" on the page Orders. No line names "$2". This ends the task badly.'
+    assert said("done", state=f"{STATE}\nalert: Profile updated").endswith('names "done". The page reports alert: Profile updated. This ends the task well.')
+    assert said("3 May 2026; 9").count('"3 May 2026" stands in: ') == said("3 May 2026; 9").count('No line names "9"') == 1
+    clicked = Transition(state=STATE, action="click('52')", next_state=f"{STATE}\nPaid", reward=0.0, done=False)
+    assert GRAMMAR.explain(Task(id="t/0", kind="t", goal="Open it.", start_state=STATE), clicked).startswith('It does: click link "100012".')
+
+
+def test_a_trace_that_reads_what_no_line_says_is_doubted():
+    task = Task(id="t/0", kind="t", goal="What is the total of order 100012?", start_state=STATE)
+    assert not GRAMMAR.doubt(said("$24.00"), task, STATE) and not GRAMMAR.doubt(said("$2"), task, STATE)
+    assert GRAMMAR.doubt(said("$24.00").replace("$24.00", "$25.00"), task, STATE) == 'no line names "$25.00"'
+
+
+@given(st.text(max_size=80))
+def test_any_answer_gets_one_line_that_its_own_page_does_not_contradict(text):
+    for state in (STATE, f"{STATE}\n{text}"):
+        told = said("".join(letter for letter in text if letter.isprintable() and letter not in "\\'"), state=state)
+        assert "\n" not in told and not GRAMMAR.doubt(told, Task(id="t/0", kind="t", goal="Go.", start_state=state), state)
 
 
 @given(st.text(max_size=120))

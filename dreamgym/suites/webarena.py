@@ -9,10 +9,10 @@ __all__ = ['STATUSES', 'KINDS', 'ACTIONS', 'WEBARENA_VARIABLES', 'LITE_TASK_IDS'
            'filled_url', 'missing_for_the_web', 'read_answer', 'score_answer', 'WebBrowser', 'BrowserThread',
            'TraceRecorder', 'redacted', 'save_trace', 'capture', 'slim_tree', 'tree_text', 'WebElement', 'web_elements',
            'abstract_state', 'read_page', 'WebAction', 'parse_web_action', 'offered_options', 'check_web_action',
-           'describe_web_action', 'WebGrammar', 'WebEnvironment', 'with_remarks', 'checked_reading', 'WebSuite',
-           'WebTasks', 'random_web_action', 'plain_browsergym', 'compare_speed', 'ModelReader', 'webarena_urls',
-           'WebArenaSite', 'webarena_tasks', 'hard_task_ids', 'panel_of_template', 'WebArena', 'WebArenaLite',
-           'WebArenaHard']
+           'describe_web_action', 'explain_answer', 'WebGrammar', 'WebEnvironment', 'with_remarks', 'checked_reading',
+           'WebSuite', 'WebTasks', 'random_web_action', 'plain_browsergym', 'compare_speed', 'ModelReader',
+           'webarena_urls', 'WebArenaSite', 'webarena_tasks', 'hard_task_ids', 'panel_of_template', 'WebArena',
+           'WebArenaLite', 'WebArenaHard']
 
 # %% ../../nbs/32_webarena.ipynb #bd4d4a19
 import json
@@ -51,10 +51,12 @@ from dreamgym.environments import (
     StateError,
     Suite,
     TextEnvironment,
+    outcome_words,
+    shared_words,
     task_of,
 )
 from .miniwob import BrowserMissing, find_browser
-from ..trajectories import END_STATE, FAILURE_STATE, DreamgymError, Task
+from ..trajectories import END_STATE, FAILURE_STATE, DreamgymError, Task, Transition
 
 # %% ../../nbs/32_webarena.ipynb #2e07a730
 class SiteFailed(DreamgymError):
@@ -1042,10 +1044,52 @@ def describe_web_action(
             "press": f"press {last} in {where}", "goto": f"go to {last}", "send_msg_to_user": f'say "{last}"',
             "report_infeasible": f'give up: "{last}"'}[name]
 
+# %% ../../nbs/32_webarena.ipynb #336d181b
+_READ = re.compile(r'"([^"]*)" stands in: ')
+
+
+def _said(action: str) -> str:
+    "What an action tells the user, on one line; an empty text for any other action."
+    try:
+        parsed = parse_web_action(action)
+    except InvalidAction:
+        return ""
+    return _flat(parsed.arguments[0], 200) if parsed.name == "send_msg_to_user" else ""
+
+
+def _lines_with(text: str, state: str) -> list[str]:
+    "Lines of a state that name a text; a short one with the line above it, which says what it is."
+    lines, sought = state.split("\n"), re.compile(rf"(?<!\w){re.escape(text)}(?!\w)", re.IGNORECASE)
+    found = [n for n, line in enumerate(lines) if text and sought.search(line)]
+    return [f"{lines[n - 1]} / {lines[n]}" if n and len(lines[n]) < len(text) + 20 else lines[n] for n in found]
+
+
+def explain_answer(
+    task: Task,  # gives the goal
+    step: Transition,  # whose action says something to the user
+    said: str,  # items separated by `; `
+) -> str:  # one line
+    "Where the page names what is said, and what of that the task asks for."
+    title = step.state.partition("\n")[0].removeprefix("Page: ").partition(" | ")[0]
+    named = lambda text: f" (the task: {', '.join(shared_words(task.goal, text)[:5])})" if shared_words(task.goal, text) else ""  # noqa: E731
+    parts = [f'It says "{said[:80]}" on the page {title}{named(title)}.']
+    for text in [item.strip()[:60] for item in said.split(";") if item.strip()][:3]:
+        lines = sorted(_lines_with(text, step.state), key=lambda line: -len(shared_words(task.goal, line)))
+        parts.append(f'"{text}" stands in: {_cut(lines[0], text)}{named(lines[0])}.' if lines else f'No line names "{text}".')
+    reports = [line for line in step.state.split("\n") if line.startswith(("alert: ", "status: "))]
+    return " ".join([*parts, *(f"The page reports {line[:80]}." for line in reports[:2]), outcome_words(step)])
+
+
+def _cut(line: str, text: str) -> str:
+    "At most 100 letters of a line, around a text."
+    start = max(0, line.lower().find(text.lower()) - 60)
+    return line[start:start + 100].strip()
+
 # %% ../../nbs/32_webarena.ipynb #a5b8248c
 class WebGrammar(Grammar):
     "States of real pages, and BrowserGym's actions."
 
+    remembers = True
     hint = ("A state begins with `Page: title | path` and `Menu:` with the elements around the content; then one line an "
             "element, a text, or a row of a table. An element is `[id] kind \"name\"`, with `= \"value\"` and, in brackets, its "
             "options or states. An action is one call: click('12'), fill('12', 'text'), select_option('12', 'option'), "
@@ -1069,6 +1113,23 @@ class WebGrammar(Grammar):
     def describe(self, action: str, state: str) -> str:
         "See `describe_web_action`."
         return describe_web_action(action, state)
+
+    def change(self, before: str, after: str) -> str:
+        "What is typed or ticked is an edit of a line or three; whatever changes more is another page."
+        change = super().change(before, after)
+        return change if change.count("\n") <= _EDITED else f"page\n{after}"
+
+    def explain(self, task: Task, step: Transition) -> str:
+        "What is said to the user is held against page and task; any other step as everywhere."
+        said = _said(step.action)
+        return explain_answer(task, step, said) if said else super().explain(task, step)
+
+    def doubt(self, trace: str, task: Task, state: str) -> str:
+        "A trace that has read what the page does not name."
+        return next((f'no line names "{text}"' for text in _READ.findall(trace) if not _lines_with(text, state)), "")
+
+
+_EDITED = 3  # lines
 
 # %% ../../nbs/32_webarena.ipynb #834d7f9d
 class WebEnvironment(TextEnvironment):
