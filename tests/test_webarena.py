@@ -202,11 +202,13 @@ def said(text, won=True, state=STATE, goal="What is the total of order 100012?")
 
 
 def test_a_trace_says_where_the_page_names_an_answer():
-    assert said("$24.00") == ('It says "$24.00" on the page Orders. "$24.00" stands in: row: [52] link "100012" | 3 May 2026 | $24.00 '
-                              '(the task: 100012). This ends the task well.')
-    assert '"Complete" stands in: heading "Status" / Complete.' in said("complete".title(), state=f'{STATE}\nheading "Status"\nComplete')
-    assert said("$2", False) == 'It says "$2" on the page Orders. No line names "$2". This ends the task badly.'
-    assert said("done", state=f"{STATE}\nalert: Profile updated").endswith('names "done". The page reports alert: Profile updated. This ends the task well.')
+    assert said("$24.00") == ('It says "$24.00". Of the task the page names total, order, 100012, not What. "$24.00" stands in: '
+                              'row: link "100012" | 3 May 2026 | $24.00 (the task: 100012). This ends the task well.')
+    assert '"Complete" stands in: heading "Status" / Complete.' in said("Complete", state=f'{STATE}\nheading "Status"\nComplete')
+    assert said("$2", False).endswith('No line names "$2". This ends the task badly.')
+    assert said("12", False).endswith('No line names "12". This ends the task badly.'), "an id is no text, and the menu no answer"
+    told = said("done", state=f"{STATE}\nalert: Profile updated")
+    assert told.endswith("not What. The page reports alert: Profile updated. This ends the task well.")
     assert said("3 May 2026; 9").count('"3 May 2026" stands in: ') == said("3 May 2026; 9").count('No line names "9"') == 1
     clicked = Transition(state=STATE, action="click('52')", next_state=f"{STATE}\nPaid", reward=0.0, done=False)
     assert GRAMMAR.explain(Task(id="t/0", kind="t", goal="Open it.", start_state=STATE), clicked).startswith('It does: click link "100012".')

@@ -784,7 +784,7 @@ def oracle_move(
     return written_move(plan[len(past)], state) if on_the_way else None
 
 # %% ../../nbs/34_shop_tasks.ipynb #ef29e512
-_TOLD = 0.1  # share of random actions that say a piece of the page
+_TOLD = 0.4  # share of random actions that say a piece of the page: a judge needs wrong answers
 
 
 def random_shop_action(
@@ -805,9 +805,9 @@ def random_shop_action(
 _KINDS = ("order_status", "open_order", "address_postcode", "search_products", "change_name")  # short pages, short ways
 _SIZES = {"quick": dict(kinds=_KINDS, maximum_steps=6, parallel=2, offline_seeds_per_kind=6, start_seeds_per_kind=4,
                         log_episodes=2, fewest_demonstrations=2, demonstration_power=1.0, experience_token_budget=120_000,
-                        variation_examples=10, judgement_examples=60, quality_steps=16, iterations=3, tasks_per_iteration=5,
+                        retrieved=3, variation_examples=10, judgement_examples=60, quality_steps=16, iterations=3, tasks_per_iteration=5,
                         group_size=4, transfer_group_size=2, development_per_kind=2, test_per_kind=2),
-          "cpu": dict(parallel=3, maximum_steps=10, offline_seeds_per_kind=10, start_seeds_per_kind=6,
+          "cpu": dict(parallel=3, maximum_steps=10, retrieved=3, offline_seeds_per_kind=10, start_seeds_per_kind=6,
                       development_per_kind=3, test_per_kind=4)}
 
 # %% ../../nbs/34_shop_tasks.ipynb #b083a66c

@@ -1057,9 +1057,14 @@ def _said(action: str) -> str:
     return _flat(parsed.arguments[0], 200) if parsed.name == "send_msg_to_user" else ""
 
 
+def _content(state: str) -> list[str]:
+    "What a page says, line by line, without its menu and without ids."
+    return [re.sub(r"\[[A-Za-z]*[0-9]+\] ", "", line) for line in state.split("\n") if not line.startswith("Menu: ")]
+
+
 def _lines_with(text: str, state: str) -> list[str]:
     "Lines of a state that name a text; a short one with the line above it, which says what it is."
-    lines, sought = state.split("\n"), re.compile(rf"(?<!\w){re.escape(text)}(?!\w)", re.IGNORECASE)
+    lines, sought = _content(state), re.compile(rf"(?<!\w){re.escape(text)}(?!\w)", re.IGNORECASE)
     found = [n for n, line in enumerate(lines) if text and sought.search(line)]
     return [f"{lines[n - 1]} / {lines[n]}" if n and len(lines[n]) < len(text) + 20 else lines[n] for n in found]
 
@@ -1067,15 +1072,20 @@ def _lines_with(text: str, state: str) -> list[str]:
 def explain_answer(
     task: Task,  # gives the goal
     step: Transition,  # whose action says something to the user
-    said: str,  # items separated by `; `
+    said: str,  # items separated by `; `; `done` asks for no evidence
 ) -> str:  # one line
-    "Where the page names what is said, and what of that the task asks for."
-    title = step.state.partition("\n")[0].removeprefix("Page: ").partition(" | ")[0]
-    named = lambda text: f" (the task: {', '.join(shared_words(task.goal, text)[:5])})" if shared_words(task.goal, text) else ""  # noqa: E731
-    parts = [f'It says "{said[:80]}" on the page {title}{named(title)}.']
-    for text in [item.strip()[:60] for item in said.split(";") if item.strip()][:3]:
+    "What of the task the page names, and where it names what is said."
+    page = " ".join(_content(step.state)).replace("'", " ")
+    words = shared_words(task.goal, task.goal)
+    there = shared_words(task.goal, page)
+    lacks = [word for word in words if word not in there]
+    parts = [f'It says "{said[:80]}".', f"Of the task the page names {', '.join(there[:8]) or 'nothing'}"
+             + (f", not {', '.join(lacks[:6])}." if lacks else ".")]
+    for text in [item.strip()[:60] for item in said.split(";") if item.strip() not in ("", "done")][:3]:
         lines = sorted(_lines_with(text, step.state), key=lambda line: -len(shared_words(task.goal, line)))
-        parts.append(f'"{text}" stands in: {_cut(lines[0], text)}{named(lines[0])}.' if lines else f'No line names "{text}".')
+        beside = shared_words(task.goal, lines[0])[:5] if lines else []
+        parts.append(f'"{text}" stands in: {_cut(lines[0], text)}{" (the task: " + ", ".join(beside) + ")" if beside else ""}.'
+                     if lines else f'No line names "{text}".')
     reports = [line for line in step.state.split("\n") if line.startswith(("alert: ", "status: "))]
     return " ".join([*parts, *(f"The page reports {line[:80]}." for line in reports[:2]), outcome_words(step)])
 
@@ -1114,22 +1124,28 @@ class WebGrammar(Grammar):
         "See `describe_web_action`."
         return describe_web_action(action, state)
 
-    def change(self, before: str, after: str) -> str:
-        "What is typed or ticked is an edit of a line or three; whatever changes more is another page."
-        change = super().change(before, after)
-        return change if change.count("\n") <= _EDITED else f"page\n{after}"
-
-    def explain(self, task: Task, step: Transition) -> str:
-        "What is said to the user is held against page and task; any other step as everywhere."
-        said = _said(step.action)
-        return explain_answer(task, step, said) if said else super().explain(task, step)
-
-    def doubt(self, trace: str, task: Task, state: str) -> str:
-        "A trace that has read what the page does not name."
-        return next((f'no line names "{text}"' for text in _READ.findall(trace) if not _lines_with(text, state)), "")
-
-
+# %% ../../nbs/32_webarena.ipynb #c1b2c749
 _EDITED = 3  # lines
+
+
+@patch
+def change(self: WebGrammar, before: str, after: str) -> str:
+    "What is typed or ticked is an edit of a line or three; whatever changes more is another page."
+    change = Grammar.change(self, before, after)
+    return change if change.count("\n") <= _EDITED else f"page\n{after}"
+
+
+@patch
+def explain(self: WebGrammar, task: Task, step: Transition) -> str:
+    "What is said to the user is held against page and task; any other step as everywhere."
+    said = _said(step.action)
+    return explain_answer(task, step, said) if said else Grammar.explain(self, task, step)
+
+
+@patch
+def doubt(self: WebGrammar, trace: str, task: Task, state: str) -> str:
+    "A trace that has read what the page does not name."
+    return next((f'no line names "{text}"' for text in _READ.findall(trace) if not _lines_with(text, state)), "")
 
 # %% ../../nbs/32_webarena.ipynb #834d7f9d
 class WebEnvironment(TextEnvironment):
