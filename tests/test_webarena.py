@@ -214,6 +214,16 @@ def test_a_trace_says_where_the_page_names_an_answer():
     assert GRAMMAR.explain(Task(id="t/0", kind="t", goal="Open it.", start_state=STATE), clicked).startswith('It does: click link "100012".')
 
 
+def test_the_verdict_on_an_answer_can_be_practised_without_its_page():
+    text = f" {said('$24.00')}\n=> success"
+    pieces = GRAMMAR.practice(text)
+    assert "".join(piece for piece, _ in pieces) == text and [counts for _, counts in pieces] == [False, False, True]
+    assert pieces[0][0] == ' It says "$24.00".' and pieces[2][0] == " This ends the task well.\n=> success"
+    assert GRAMMAR.practice(text, np.random.default_rng(0)) is None
+    for other in (" It does: go back. This ends the task badly.\n=> failure", "", ' It says "x', ' It says "x". On.'):
+        assert GRAMMAR.practice(other) is None
+
+
 def test_a_trace_that_reads_what_no_line_says_is_doubted():
     task = Task(id="t/0", kind="t", goal="What is the total of order 100012?", start_state=STATE)
     assert not GRAMMAR.doubt(said("$24.00"), task, STATE) and not GRAMMAR.doubt(said("$2"), task, STATE)

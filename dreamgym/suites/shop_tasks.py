@@ -803,10 +803,10 @@ def random_shop_action(
 
 # %% ../../nbs/34_shop_tasks.ipynb #2a4556ab
 _KINDS = ("order_status", "open_order", "address_postcode", "search_products", "change_name")  # short pages, short ways
-_SIZES = {"quick": dict(kinds=_KINDS, maximum_steps=6, parallel=2, offline_seeds_per_kind=6, start_seeds_per_kind=4,
+_SIZES = {"quick": dict(kinds=_KINDS, maximum_steps=6, parallel=4, offline_seeds_per_kind=6, start_seeds_per_kind=4,
                         log_episodes=2, fewest_demonstrations=2, demonstration_power=1.0, experience_token_budget=120_000,
-                        retrieved=3, variation_examples=10, judgement_examples=60, quality_steps=16, iterations=3, tasks_per_iteration=5,
-                        group_size=4, transfer_group_size=2, development_per_kind=2, test_per_kind=2),
+                        retrieved=3, warm_start_epochs=3, variation_examples=10, judgement_examples=60, quality_steps=16,
+                        iterations=3, tasks_per_iteration=5, group_size=4, transfer_group_size=2, development_per_kind=2, test_per_kind=2),
           "cpu": dict(parallel=3, maximum_steps=10, retrieved=3, offline_seeds_per_kind=10, start_seeds_per_kind=6,
                       development_per_kind=3, test_per_kind=4)}
 

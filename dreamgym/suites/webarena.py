@@ -1147,6 +1147,15 @@ def doubt(self: WebGrammar, trace: str, task: Task, state: str) -> str:
     "A trace that has read what the page does not name."
     return next((f'no line names "{text}"' for text in _READ.findall(trace) if not _lines_with(text, state)), "")
 
+
+@patch
+def practice(self: WebGrammar, trace: str, random: np.random.Generator | None = None, wrong: bool = False):  # see `Grammar`
+    "What was said and read is given, the verdict is practised; nothing is varied."
+    start, end = trace.find('". '), self.judgement(trace)
+    if random is not None or not trace.startswith(' It says "') or not 0 < start < end < len(trace):
+        return None
+    return [(trace[:start + 2], False), (trace[start + 2:end], False), (trace[end:], True)]
+
 # %% ../../nbs/32_webarena.ipynb #834d7f9d
 class WebEnvironment(TextEnvironment):
     """Web tasks, one episode at a time: one browser, a fresh context an episode, in a thread of its own.
