@@ -190,7 +190,10 @@ def test_every_change_of_a_page_is_read_back(before, after):
 
 def test_typing_is_an_edit_and_a_link_opens_a_page():
     typed = STATE.replace('"Search" = ""', '"Search" = "lamp"')
-    assert GRAMMAR.change(STATE, typed).startswith("edit\n2= Menu: ")
+    assert GRAMMAR.change(STATE, typed) == 'edit\n[18] textbox "Search" = "lamp"'
+    for wrong in ('[99] textbox "Search"', '[18] textbox "Search" = "a"\n[18] textbox "Search" = "b"', '[18] textbox'):
+        with pytest.raises(StateError):
+            GRAMMAR.apply(STATE, f"edit\n{wrong}")
     shortened = "\n".join(["Page: Order 100012 | /orders/100012/", *STATE.split("\n")[1:-2], "Complete", "row: 1 | 2"])
     assert GRAMMAR.change(STATE, shortened).startswith("edit\n"), "three lines"
     assert GRAMMAR.change(STATE, shortened + "\nPaid") == f"page\n{shortened}\nPaid"
@@ -211,7 +214,11 @@ def test_a_trace_says_where_the_page_names_an_answer():
     assert told.endswith("not What. The page reports alert: Profile updated. This ends the task well.")
     assert said("3 May 2026; 9").count('"3 May 2026" stands in: ') == said("3 May 2026; 9").count('No line names "9"') == 1
     clicked = Transition(state=STATE, action="click('52')", next_state=f"{STATE}\nPaid", reward=0.0, done=False)
-    assert GRAMMAR.explain(Task(id="t/0", kind="t", goal="Open it.", start_state=STATE), clicked).startswith('It does: click link "100012".')
+    opened = clicked.model_copy(update={"next_state": "Page: Order 100012 | /orders/100012/\nPaid"})
+    task = Task(id="t/0", kind="t", goal="Open order 100012.", start_state=STATE)
+    head = 'It does: click link "100012". The task names 100012. Filled: From "2026-01-01", Sort by "Relevance", Country "Albania". '
+    assert GRAMMAR.explain(task, clicked) == f"{head}It goes on."
+    assert GRAMMAR.explain(task, opened) == f"{head}It opens Order 100012 | /orders/100012/. It goes on."
 
 
 def test_the_verdict_on_an_answer_can_be_practised_without_its_page():

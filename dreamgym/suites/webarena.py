@@ -9,10 +9,10 @@ __all__ = ['STATUSES', 'KINDS', 'ACTIONS', 'WEBARENA_VARIABLES', 'LITE_TASK_IDS'
            'filled_url', 'missing_for_the_web', 'read_answer', 'score_answer', 'WebBrowser', 'BrowserThread',
            'TraceRecorder', 'redacted', 'save_trace', 'capture', 'slim_tree', 'tree_text', 'WebElement', 'web_elements',
            'abstract_state', 'read_page', 'WebAction', 'parse_web_action', 'offered_options', 'check_web_action',
-           'describe_web_action', 'explain_answer', 'WebGrammar', 'WebEnvironment', 'with_remarks', 'checked_reading',
-           'WebSuite', 'WebTasks', 'random_web_action', 'plain_browsergym', 'compare_speed', 'ModelReader',
-           'webarena_urls', 'WebArenaSite', 'webarena_tasks', 'hard_task_ids', 'panel_of_template', 'WebArena',
-           'WebArenaLite', 'WebArenaHard']
+           'describe_web_action', 'explain_answer', 'explain_move', 'WebGrammar', 'WebEnvironment', 'with_remarks',
+           'checked_reading', 'WebSuite', 'WebTasks', 'random_web_action', 'plain_browsergym', 'compare_speed',
+           'ModelReader', 'webarena_urls', 'WebArenaSite', 'webarena_tasks', 'hard_task_ids', 'panel_of_template',
+           'WebArena', 'WebArenaLite', 'WebArenaHard']
 
 # %% ../../nbs/32_webarena.ipynb #bd4d4a19
 import json
@@ -1095,6 +1095,23 @@ def _cut(line: str, text: str) -> str:
     start = max(0, line.lower().find(text.lower()) - 60)
     return line[start:start + 100].strip()
 
+# %% ../../nbs/32_webarena.ipynb #ca761840
+def explain_move(
+    task: Task,  # gives the goal
+    step: Transition,  # after which the episode goes on
+    grammar: Grammar,
+) -> str:  # one line
+    "What is done, what stands in the fields, and which page follows."
+    words = grammar.describe(step.action, step.state)[:100]
+    named, change = shared_words(task.goal, words), grammar.change(step.state, step.next_state)
+    parts = [f"It does: {words}."] + [f"The task names {', '.join(named[:6])}."] * bool(named)
+    filled = [f'{element.name} "{element.value}"' for element in web_elements(step.state).values() if element.value]
+    parts += [f"Filled: {', '.join(filled[:4])}."] * bool(filled)
+    if change.startswith("page"):
+        first = step.next_state.partition("\n")[0].removeprefix("Page: ")
+        parts.append(f"It opens {first[:100]}.")
+    return " ".join([*parts, outcome_words(step)])
+
 # %% ../../nbs/32_webarena.ipynb #a5b8248c
 class WebGrammar(Grammar):
     "States of real pages, and BrowserGym's actions."
@@ -1130,16 +1147,34 @@ _EDITED = 3  # lines
 
 @patch
 def change(self: WebGrammar, before: str, after: str) -> str:
-    "What is typed or ticked is an edit of a line or three; whatever changes more is another page."
+    "What is typed or ticked is an edit: its elements, or a line or three; whatever changes more is another page."
+    pairs = list(zip(_ELEMENT.finditer(before), _ELEMENT.finditer(after), strict=False))
+    new = [now[0] for old, now in pairs if old[0] != now[0] and old[1] == now[1]]
+    if 0 < len(new) <= _EDITED and self.with_edits(before, new) == after:
+        return "\n".join(["edit", *new])
     change = Grammar.change(self, before, after)
     return change if change.count("\n") <= _EDITED else f"page\n{after}"
 
 
 @patch
+def with_edits(self: WebGrammar, before: str, lines: Sequence[str]) -> str:
+    "Elements take the place of those with their ids; any other line is read as everywhere."
+    found = [_ELEMENT.fullmatch(line) for line in lines]
+    if not all(found):
+        return Grammar.with_edits(self, before, lines)
+    new, known = {match[1]: match[0] for match in found}, web_elements(before)
+    if len(new) < len(lines) or not set(new) <= set(known):
+        raise StateError(f"Not elements of this page, each once: {'; '.join(lines)[:60]!r}.")
+    return _ELEMENT.sub(lambda match: new.get(match[1], match[0]), before)
+
+# %% ../../nbs/32_webarena.ipynb #8c7b27de
+@patch
 def explain(self: WebGrammar, task: Task, step: Transition) -> str:
-    "What is said to the user is held against page and task; any other step as everywhere."
+    "See `explain_answer` and `explain_move`; an action that ended an episode otherwise, as everywhere."
     said = _said(step.action)
-    return explain_answer(task, step, said) if said else Grammar.explain(self, task, step)
+    if said or step.done:
+        return explain_answer(task, step, said) if said else Grammar.explain(self, task, step)
+    return explain_move(task, step, self)
 
 
 @patch
