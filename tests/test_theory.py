@@ -10,7 +10,7 @@ from dreamgym import experience_model, replay_buffer
 from dreamgym.environments import Grammar, InvalidAction, play_episodes
 from dreamgym.experience_model import Imagined
 from dreamgym.experiments import run_method, variant_run
-from dreamgym.runs import Run
+from dreamgym.runs import Run, data_folder, load_suite
 from dreamgym.suites.own import OwnSuite
 from dreamgym.theory import (
     EpisodeErrors,
@@ -385,3 +385,17 @@ def test_a_run_without_a_dream_is_told(tmp_path):
     with pytest.raises(DreamgymError, match="offline.jsonl yet"):
         theory_table(run)
     assert not (run.path / "theory").exists()
+
+
+def test_the_recorded_errors_are_those_of_whole_episodes():
+    "The file of the chapter: every sum fits the horizon, every measuring paid for its steps, every task is a development task."
+    recorded = read_json(data_folder() / "theory_errors.json")
+    development = {task.id for task in load_suite("miniwob").panel("development")}
+    table = terms_table(recorded["checkpoints"])
+    assert {f"dream-000{n}" for n in range(5)} <= set(table.index)
+    for name, part in recorded["checkpoints"].items():
+        rows = [EpisodeErrors(**row) for row in part["episodes"]]
+        assert part["horizon"] == recorded["horizon"] and {task for task, _ in part["dreamed"]} <= {e.task for e in rows}
+        assert all(1 <= e.steps <= part["horizon"] and e.transition <= min(e.steps, part["horizon"] - 1) for e in rows)
+        assert part["real_steps"] == (sum(e.steps for e in rows) if name.startswith("dream-") else 0)
+        assert not name.startswith("dream-") or {e.task for e in rows} <= development and len(rows) == 48
