@@ -333,11 +333,10 @@ def played_checkpoints(run: Run) -> list[Checkpoint]:
     agents = [start_agent(run), *(folder / "agent" for folder in run.iterations())]
     return [Checkpoint(f"dream-{number:04d}", agent) for number, agent in enumerate(agents)]
 
-# %% ../nbs/42_theory.ipynb #428f8213
+# %% ../nbs/42_theory.ipynb #42370253
 def _theory_of(run: Run) -> Run:
-    "The run, with the folder theory/ beside the iterations that it speaks of: a variant's own has one of its own."
-    owner = run.place("iterations").parent
-    return run if owner == run.path else run.variant(owner.name, ("theory",))
+    "The run, with a folder theory/ of its own where it is a variant: its dream or its agents are others."
+    return run if run.parent is None else run.variant(run.name, ("theory",))
 
 
 def checkpoint_errors(run: Run, checkpoint: Checkpoint) -> dict:  # horizon, episodes, dreamed, real_steps

@@ -339,7 +339,7 @@ def no_weights(monkeypatch):
 
 def test_a_run_tells_its_terms_after_every_update(no_weights, tiny_model_folder, tmp_path):
     "Recorded episodes first; agents inside the dream play for real only where that is asked for, once."
-    run = run_method(cafe, run=str(tmp_path / "run"), variants=("dream", "real", "sim_to_real", "no_doubt"), **TINY,
+    run = run_method(cafe, run=str(tmp_path / "run"), variants=("dream", "real", "sim_to_real", "real_few", "no_doubt"), **TINY,
                      model=str(tiny_model_folder))
     table = theory_table(run)
     assert list(table.index) == ["logs", "real-0001", "real-0002", "transfer-0001"]
@@ -365,8 +365,14 @@ def test_a_run_tells_its_terms_after_every_update(no_weights, tiny_model_folder,
     assert [c.agent.parts[-4:-2] for c in played_checkpoints(view)[1:]] == [("no_doubt", "iterations")] * 2
     theory_table(view)
     assert sorted(p.name for p in (run.path / "variants" / "no_doubt" / "theory").iterdir())[0] == "logs.json"
-    few = read_json(run.path / "theory" / "logs.json")
-    assert few["horizon"] == 3 and {e["task"] for e in few["episodes"]} <= {t.id for t in cafe.tasks("train")}
+    few = variant_run(run, "real_few")
+    assert recorded_checkpoints(few)[-1].agent == run.path / "agent" / "warm_start", "it has not dreamed"
+    before = read_json(run.path / "theory" / "transfer-0001.json")
+    theory_table(few)
+    assert (run.path / "variants" / "real_few" / "theory" / "transfer-0001.json").exists()
+    assert read_json(run.path / "theory" / "transfer-0001.json") == before, "its few steps are not those of sim-to-real"
+    logs = read_json(run.path / "theory" / "logs.json")
+    assert logs["horizon"] == 3 and {e["task"] for e in logs["episodes"]} <= {t.id for t in cafe.tasks("train")}
 
 
 def test_recordings_alone_have_errors_and_no_gap(no_weights, tiny_model_folder, tmp_path):
