@@ -78,7 +78,7 @@ def two_worlds(draw, sharp=None):
 
 
 def played(world, policy, steps, state, dream=None) -> tuple[float, float]:
-    "From a state on, branch by branch: the expected return, and (in worlds without chance) how often a dream's answers differ."
+    "Branch by branch from a state: the expected return, and (in worlds without chance) how often a dream's answers differ."
     value = parts = 0.0
     for action, chance in enumerate(policy[state] if steps else ()):
         value += chance * world.pays[state, action]
@@ -124,7 +124,8 @@ def test_every_bound_holds_and_each_is_below_the_next(given):
 def test_one_answer_after_the_other_leads_from_the_dream_to_the_world(given):
     "Two neighbours differ by no more than the errors of the step that separates them."
     real, dream, policy, _, steps = given
-    hybrids, lived, errors = hybrid_returns(real, dream, policy, steps), step_shares(real, policy, steps), world_errors(real, dream)
+    hybrids = hybrid_returns(real, dream, policy, steps)
+    lived, errors = step_shares(real, policy, steps), world_errors(real, dream)
     assert hybrids[0] == pytest.approx(expected_return(dream, policy, steps), abs=1e-9)
     assert hybrids[-1] == pytest.approx(expected_return(real, policy, steps), abs=1e-9)
     for step, change in enumerate(np.diff(hybrids)):
@@ -212,8 +213,10 @@ def episode(*ends: str, truncated: bool = False) -> Trajectory:
     "Steps a, b, c ...; the last word says how it ends: won, lost, invalid, or nothing of that."
     *_, last = ends
     names = "abcdefgh"
-    steps = [Transition(state=names[i], action="go", next_state=names[i + 1], reward=0.0, done=False) for i in range(len(ends) - 1)]
-    ending = {"won": dict(next_state=END_STATE, reward=1.0, done=True), "lost": dict(next_state=END_STATE, reward=0.0, done=True),
+    steps = [Transition(state=names[i], action="go", next_state=names[i + 1], reward=0.0, done=False)
+             for i in range(len(ends) - 1)]
+    ending = {"won": dict(next_state=END_STATE, reward=1.0, done=True),
+              "lost": dict(next_state=END_STATE, reward=0.0, done=True),
               "half": dict(next_state=END_STATE, reward=0.5, done=True, success=False),
               "invalid": dict(next_state=FAILURE_STATE, reward=0.0, done=True, invalid=True)}
     steps.append(Transition(**{"state": names[len(ends) - 1], "action": "go", "next_state": names[len(ends)], "reward": 0.0,
@@ -274,8 +277,10 @@ def test_answers_come_with_the_history_and_what_is_refused_is_not_asked():
 
 
 def some_errors(random, tasks=40):
-    rows = [(f"t/{n}", random.integers(1, 6), random.random() < 0.2, int(random.random() < 0.3)) for n in range(tasks) for _ in "ab"]
-    return [EpisodeErrors(task, int(steps), float(reward), moved, float(random.random() < 0.5)) for task, steps, reward, moved in rows]
+    rows = [(f"t/{n}", random.integers(1, 6), random.random() < 0.2, int(random.random() < 0.3))
+            for n in range(tasks) for _ in "ab"]
+    return [EpisodeErrors(task, int(steps), float(reward), moved, float(random.random() < 0.5))
+            for task, steps, reward, moved in rows]
 
 
 def test_the_bound_is_the_steps_of_an_episode_times_both_errors():
@@ -339,8 +344,8 @@ def no_weights(monkeypatch):
 
 def test_a_run_tells_its_terms_after_every_update(no_weights, tiny_model_folder, tmp_path):
     "Recorded episodes first; agents inside the dream play for real only where that is asked for, once."
-    run = run_method(cafe, run=str(tmp_path / "run"), variants=("dream", "real", "sim_to_real", "real_few", "no_doubt"), **TINY,
-                     model=str(tiny_model_folder))
+    names = ("dream", "real", "sim_to_real", "real_few", "no_doubt")
+    run = run_method(cafe, run=str(tmp_path / "run"), variants=names, **TINY, model=str(tiny_model_folder))
     table = theory_table(run)
     assert list(table.index) == ["logs", "real-0001", "real-0002", "transfer-0001"]
     assert not table["real_steps"].any() and table["gap"].notna().tolist() == [False, True, True, True]
@@ -351,12 +356,14 @@ def test_a_run_tells_its_terms_after_every_update(no_weights, tiny_model_folder,
         assert row["real"] == pytest.approx(np.mean([t.total_reward for t in played]))
         assert row["gap"] == pytest.approx(row["dreamed"] - row["real"])
     agents = {c.name: c.agent for c in recorded_checkpoints(run)}
-    assert agents["real-0001"] == run.path / "agent" / "warm_start" and agents["real-0002"] == run.path / "real" / "0001" / "agent"
+    assert agents["real-0001"] == run.path / "agent" / "warm_start"
+    assert agents["real-0002"] == run.path / "real" / "0001" / "agent"
     assert agents["logs"] is None and agents["transfer-0001"] == run.path / "iterations" / "0002" / "agent"
     stages = len(run.stages())
     whole = theory_table(run, measure=True)
     assert list(whole.index) == [*table.index, "dream-0000", "dream-0001", "dream-0002"]
-    assert (whole.loc["dream-0000":, "real_steps"] == whole.loc["dream-0000":, "steps"]).all() and len(run.stages()) == stages + 3
+    assert (whole.loc["dream-0000":, "real_steps"] == whole.loc["dream-0000":, "steps"]).all()
+    assert len(run.stages()) == stages + 3
     assert theory_table(run).equals(whole) and len(run.stages()) == stages + 3, "what was measured is not measured again"
     bound = whole["steps"] / whole["episodes"] * (whole["reward_error"] + whole["transition_error"])
     assert whole["bound"].to_numpy() == pytest.approx(bound.to_numpy()) and (whole["parted"] <= whole["bound"] + 1e-9).all()
