@@ -22,8 +22,8 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if not path.name.startsw
 EXPECTED = """00_toy_dream 01_trajectories 02_runs 03_environments 04_pages 05_miniwob 06_weights 07_language_model 08_fast_model
     09_rollouts 10_cot_annotation 11_experience_model 12_replay_buffer 13_curriculum 20_statistics 21_evaluation
     22_policy_gradients 23_policy_optimization 24_training_loop 25_sim_to_real 30_own_environment 31_text_worlds 32_webarena
-    33_shop 34_shop_tasks 35_webarena_infinity 36_shop_dream 40_experiments 41_reproduction 43_failure_gallery 80_benchmarks
-    90_report 91_machine 92_notebook_runner 93_command_line index""".split()
+    33_shop 34_shop_tasks 35_webarena_infinity 36_shop_dream 40_experiments 41_reproduction 42_theory 43_failure_gallery
+    80_benchmarks 90_report 91_machine 92_notebook_runner 93_command_line index""".split()
 LIGHT = ["trajectories", "runs", "environments", "pages", "suites.miniwob", "suites.webarena", "weights", "curriculum", "statistics", "report",
          "machine", "notebook_runner", "command_line"]
 LONGEST_CELL = 40
