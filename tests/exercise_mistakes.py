@@ -1,5 +1,28 @@
 "Mistakes that readers make in the exercises, and words of the sentence that each of them gets."
 
+TOOL_GRAMMAR = r'''
+class ToolGrammar(Grammar):
+    def check_action(self, action, state):
+        try:
+            call = json.loads(action)
+        except ValueError:
+            raise InvalidAction("Not JSON.") from None
+        if WRONG:
+            raise InvalidAction("Name a tool.")
+'''
+ROLL_OUT = r'''
+def roll_out(environment, task, choose):
+    state, info = environment.reset(options={"task": task})
+    steps, done, cut = [], False, False
+    while not (done or cut):
+        action = choose(state)
+        after, reward, done, cut, _ = environment.step(action)
+        steps.append(Transition(state=state, action=action, next_state=after, reward=reward, done=done))
+        state = after
+        cut = cut or LIMIT
+    return Trajectory(task=info["task"], transitions=tuple(steps), truncated=cut)
+'''
+
 MISTAKES = [  # notebook, words of the sentence, what the reader wrote
     ("ex_00_toy_dream", "count all answers", r'''
 def learn_transitions(states, actions, following, shape):
@@ -48,6 +71,67 @@ def contradictions(trajectories):
             answers.setdefault((step.state, step.action), set()).add((step.next_state, step.reward))
     return sorted(("hello/0", *question) for question, known in answers.items() if len(known) > 1)
 '''),
+    ("ex_02_runs", "Python's global generator has moved", r'''
+def numbers_for(master, purpose, count):
+    random.seed(derive_seed(master, purpose))
+    return [random.random() for _ in range(count)]
+'''),
+    ("ex_02_runs", "hash differs in every process", r'''
+def numbers_for(master, purpose, count):
+    generator = random.Random(hash((master, purpose)))
+    return [generator.random() for _ in range(count)]
+'''),
+    ("ex_02_runs", "what looks done", r'''
+def build(folder, name, make):
+    if not (folder / name).exists():
+        make(folder / name)
+    return folder / name
+'''),
+    ("ex_02_runs", "the half result must go", r'''
+def build(folder, name, make):
+    target, unfinished = folder / name, folder / f".{name}.unfinished"
+    if not target.exists():
+        unfinished.unlink(missing_ok=True)
+        make(unfinished)
+        os.replace(unfinished, target)
+    return target
+'''),
+    ("ex_02_runs", "start with nothing there", r'''
+def build(folder, name, make):
+    target, unfinished = folder / name, folder / f".{name}.unfinished"
+    if not target.exists():
+        try:
+            make(unfinished)
+        except BaseException:
+            unfinished.unlink()
+            raise
+        os.replace(unfinished, target)
+    return target
+'''),
+    ("ex_02_runs", "draws other steps", r'''
+def walk(build, names, master):
+    position, dice = 0.0, random.Random(derive_seed(master, names[0]))
+    for name in names:
+        def five_steps(path, place=position):
+            places = [place := place + dice.uniform(-1, 1) for _ in range(5)]
+            path.write_text("\n".join(map(repr, places)))
+
+        position = float(build(name, five_steps).read_text().split()[-1])
+    return position
+'''),
+    ("ex_02_runs", "begins elsewhere", r'''
+def walk(build, names, master):
+    position = 0.0
+    for name in names:
+        def five_steps(path, name=name):
+            nonlocal position
+            dice = random.Random(derive_seed(master, name))
+            places = [position := position + dice.uniform(-1, 1) for _ in range(5)]
+            path.write_text("\n".join(map(repr, places)))
+
+        build(name, five_steps)
+    return position
+'''),
     ("ex_03_environments", "Seed 1 wants the brass key", r'''
 class LockedDoor(LockedDoor):
     def step(self, action):
@@ -56,49 +140,109 @@ class LockedDoor(LockedDoor):
         self.used = action.split()[1]
         return f"A closed door. The {self.used} key is in the lock.", 0.0, False, False, {}
 '''),
-    ("ex_03_environments", "raised AttributeError", r'''
-class ToolGrammar(Grammar):
-    def check_action(self, action, state):
+    ("ex_03_environments", "raised AttributeError", TOOL_GRAMMAR.replace(
+        "WRONG", 'call.get("tool") not in ("query", "answer")')),
+    ("ex_03_environments", "an empty text", TOOL_GRAMMAR.replace(
+        "WRONG", 'not isinstance(call, dict) or set(call) != {"tool", "text"} or call["tool"] not in ("query", "answer")')),
+    ("ex_03_environments", "maximum_steps is 4", ROLL_OUT.replace("LIMIT", "len(steps) == 5")),
+    ("ex_03_environments", "raised InvalidAction", ROLL_OUT.replace("LIMIT", "(not done and len(steps) == 4)")),
+    ("ex_04_pages", "an action is one line", r'''
+def takes(state, action):
+    verb, _, rest = action.partition(" ")
+    number, _, text = rest.partition(" ")
+    element = next((e for e in parse_state(state) if str(e.id) == number.split("\n")[0]), None)
+    if element is None:
+        return False
+    if verb == "type":
+        return bool(text.strip()) and element.tag in ("input", "password", "textarea")
+    return verb == "click" or text in element.options
+'''),
+    ("ex_04_pages", "a button takes no text", r'''
+def takes(state, action):
+    found = re.fullmatch(r"click (\d+)|(?:type|select) (\d+) \S.*", action)
+    return bool(found) and int(found[1] or found[2]) in {e.id for e in parse_state(state)}
+'''),
+    ("ex_04_pages", "two texts", r'''
+def read_line(line):
+    found = re.fullmatch(r"\[(\d{1,4})\] ([a-z]+) '(.*)'", line)
+    if not found:
+        raise ValueError("Not a line of a page.")
+    return int(found[1]), found[2], found[3].replace("\\'", "'").replace("\\\\", "\\")
+'''),
+    ("ex_04_pages", "the end of a line", r'''
+def read_line(line):
+    found = re.match(r"\[(\d{1,4})\] ([a-z]+) '((?:[^'\\]|\\.)*)'$", line)
+    if not found:
+        raise ValueError("Not a line of a page.")
+    return int(found[1]), found[2], re.sub(r"\\(.)", r"\1", found[3])
+'''),
+    ("ex_04_pages", "USa is another text", r'''
+def slip(goal, state, named, pairs):
+    if named != re.findall(r'"([^"]+)"', goal):
+        return "task"
+    if any(held not in state for _, held, _ in pairs):
+        return "page"
+    if any(yes != (name == held) for name, held, yes in pairs):
+        return "verdict"
+    return "" if len(pairs) == len(named) and all(yes for *_, yes in pairs) else "sum"
+'''),
+    ("ex_04_pages", "nobody looked at the password", r'''
+def slip(goal, state, named, pairs):
+    texts = {e.text for e in parse_state(state) if e.id} | {""}
+    if named != re.findall(r'"([^"]+)"', goal):
+        return "task"
+    if any(held not in texts for _, held, _ in pairs):
+        return "page"
+    if any(yes != (name == held) for name, held, yes in pairs):
+        return "verdict"
+    return "" if all(yes for *_, yes in pairs) else "sum"
+'''),
+    ("ex_06_weights", "only the hash tells", r'''
+def damaged(folder, hashes):
+    return sorted(name for name in hashes if not (folder / name).exists())
+'''),
+    ("ex_06_weights", "raised FileNotFoundError", r'''
+def damaged(folder, hashes):
+    return sorted(name for name, wanted in hashes.items()
+                  if hashlib.sha256((folder / name).read_bytes()).hexdigest() != wanted)
+'''),
+    ("ex_06_weights", "half a step at most", r'''
+def four_bits(weights, size):
+    blocks = weights.reshape(-1, size)
+    step = np.ptp(blocks, axis=1) / 15
+    levels = (blocks - blocks.min(1, keepdims=True)) / np.maximum(step, 1e-9)[:, None]
+    return (levels + 1e-9).astype(int), blocks.min(1), step
+'''),
+    ("ex_06_weights", "each block needs a smallest value", r'''
+def four_bits(weights, size):
+    blocks, step = weights.reshape(-1, size), np.ptp(weights) / 15
+    levels = np.rint((blocks - weights.min()) / (step or 1.0)).astype(int)
+    return levels, np.full(len(blocks), weights.min()), np.full(len(blocks), step)
+'''),
+    ("ex_06_weights", "look at its hash, not at its name", r'''
+def fetch(target, pinned, mirrors):
+    if target.exists():
+        return target
+    for mirror in mirrors:
         try:
-            call = json.loads(action)
-        except ValueError:
-            raise InvalidAction("Not JSON.") from None
-        if call.get("tool") not in ("query", "answer"):
-            raise InvalidAction("Name a tool.")
+            data = mirror()
+        except OSError:
+            continue
+        if hashlib.sha256(data).hexdigest() == pinned:
+            target.with_name("unfinished").write_bytes(data)
+            return target.with_name("unfinished").rename(target)
+    raise ValueError("No mirror helps.")
 '''),
-    ("ex_03_environments", "an empty text", r'''
-class ToolGrammar(Grammar):
-    def check_action(self, action, state):
+    ("ex_06_weights", "wrong bytes stood under the name of the target", r'''
+def fetch(target, pinned, mirrors):
+    for mirror in mirrors:
         try:
-            call = json.loads(action)
-        except ValueError:
-            raise InvalidAction("Not JSON.") from None
-        if not isinstance(call, dict) or set(call) != {"tool", "text"} or call["tool"] not in ("query", "answer"):
-            raise InvalidAction("Name a tool.")
-'''),
-    ("ex_03_environments", "maximum_steps is 4", r'''
-def roll_out(environment, task, choose):
-    state, info = environment.reset(options={"task": task})
-    steps, done, cut = [], False, False
-    while not (done or cut):
-        action = choose(state)
-        after, reward, done, cut, _ = environment.step(action)
-        steps.append(Transition(state=state, action=action, next_state=after, reward=reward, done=done))
-        state = after
-        cut = cut or len(steps) == 5
-    return Trajectory(task=info["task"], transitions=tuple(steps), truncated=cut)
-'''),
-    ("ex_03_environments", "raised InvalidAction", r'''
-def roll_out(environment, task, choose):
-    state, info = environment.reset(options={"task": task})
-    steps, done, cut = [], False, False
-    while not (done or cut):
-        action = choose(state)
-        after, reward, done, cut, _ = environment.step(action)
-        steps.append(Transition(state=state, action=action, next_state=after, reward=reward, done=done))
-        state = after
-        cut = cut or (not done and len(steps) == 4)
-    return Trajectory(task=info["task"], transitions=tuple(steps), truncated=cut)
+            target.write_bytes(mirror())
+        except OSError:
+            continue
+        if hashlib.sha256(target.read_bytes()).hexdigest() == pinned:
+            return target
+    raise ValueError("No mirror helps.")
 '''),
     ("ex_10_cot_annotation", "sets cannot count", r'''
 def changed_lines(before, after):
