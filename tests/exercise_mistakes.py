@@ -244,6 +244,148 @@ def fetch(target, pinned, mirrors):
             return target
     raise ValueError("No mirror helps.")
 '''),
+    ("ex_07_language_model", "the row before it", r'''
+def score(logits, tokens, prompt, temperature):
+    z = np.asarray(logits) / temperature
+    logs = z - z.max(-1, keepdims=True)
+    logs = logs - np.log(np.exp(logs).sum(-1, keepdims=True))
+    return float(sum(logs[place, tokens[place]] for place in range(prompt, len(logs))))
+'''),
+    ("ex_07_language_model", "shared out anew", r'''
+def score(logits, tokens, prompt, temperature):
+    logs = logits - logits.max(-1, keepdims=True)
+    logs = logs - np.log(np.exp(logs).sum(-1, keepdims=True))
+    return float(sum(logs[place - 1, tokens[place]] for place in range(prompt, len(tokens)))) / temperature
+'''),
+    ("ex_07_language_model", "must exceed the number, not reach it", r'''
+def choose(logits, temperature, uniform):
+    if temperature == 0:
+        return logits.argmax(1)
+    p = np.exp((logits - logits.max(1, keepdims=True)) / temperature)
+    sums = (p / p.sum(1, keepdims=True)).cumsum(1)
+    return np.minimum((sums < uniform[:, None]).sum(1), logits.shape[1] - 1)
+'''),
+    ("ex_07_language_model", "may end a little below 1", r'''
+def choose(logits, temperature, uniform):
+    if temperature == 0:
+        return logits.argmax(1)
+    p = np.exp((logits - logits.max(1, keepdims=True)) / temperature)
+    sums = (p / p.sum(1, keepdims=True)).cumsum(1)
+    return (sums <= uniform[:, None]).sum(1)
+'''),
+    ("ex_07_language_model", "make the small product first", r'''
+def adapted(x, weight, a, b, scale):
+    return product(product(x, a), b * scale, product(x, weight))
+'''),
+    ("ex_07_language_model", "Once xWᵀ or W + BA is rounded", r'''
+def adapted(x, weight, a, b, scale):
+    return product(x, bf16(weight + scale * b @ a))
+'''),
+    ("ex_08_fast_model", "8 behind 9 is not 8 behind 7", r'''
+def tree_size(sequences):
+    return len({(place, token) for sequence in sequences for place, token in enumerate(sequence)})
+'''),
+    ("ex_08_fast_model", "parents of parents count too", r'''
+def tree_attention(parents):
+    mask, depths = np.eye(len(parents), dtype=bool), []
+    for node, parent in enumerate(parents):
+        if parent >= 0:
+            mask[node, parent] = True
+        depths.append(depths[parent] + 1 if parent >= 0 else 0)
+    return mask, np.array(depths)
+'''),
+    ("ex_08_fast_model", "not behind all nodes before it", r'''
+def tree_attention(parents):
+    return np.tri(len(parents), dtype=bool), np.arange(len(parents))
+'''),
+    ("ex_08_fast_model", "which other sequences wrote", r'''
+def tree_attention(parents):
+    depths = []
+    for parent in parents:
+        depths.append(depths[parent] + 1 if parent >= 0 else 0)
+    return np.tri(len(parents), dtype=bool), np.array(depths)
+'''),
+    ("ex_08_fast_model", "the model alone writes", r'''
+def write(choose, guess, prompt, count, ahead, end):
+    output = []
+    while len(output) < count:
+        tokens = [*prompt, *output]
+        guessed = guess(tokens, min(ahead, count - len(output) - 1))
+        output += choose([*tokens, *guessed], len(tokens))
+        if end in output:
+            return output[:output.index(end) + 1]
+    return output
+'''),
+    ("ex_08_fast_model", "more passes than tokens", r'''
+def write(choose, guess, prompt, count, ahead, end):
+    output = []
+    while len(output) < count:
+        tokens = [*prompt, *output]
+        guessed = guess(tokens, ahead) or choose(tokens, len(tokens))
+        for token, chosen in zip(guessed, choose([*tokens, *guessed], len(tokens))):
+            if token != chosen:
+                break
+            output.append(token)
+            if token == end or len(output) == count:
+                return output
+    return output
+'''),
+    ("ex_09_rollouts", "a a a, a aa and aa a", r'''
+def count_spellings(text, vocabulary):
+    return sum(text.startswith(token) for token in vocabulary)
+'''),
+    ("ex_09_rollouts", "no token holds an x", r'''
+def count_spellings(text, vocabulary):
+    ways = [1]
+    for end in range(1, len(text) + 1):
+        ways.append(sum(ways[start] for start in range(end) if text[start:end] in vocabulary))
+    return max(ways)
+'''),
+    ("ex_09_rollouts", "the agent would learn to predict pages", r'''
+def training_rows(turns):
+    longest = max(len(a) + len(b) for a, b, _ in turns)
+    tokens, mask, old = np.zeros((len(turns), longest), int), np.zeros((len(turns), longest)), np.zeros((len(turns), longest))
+    for row, (prompt, sampled, logs) in enumerate(turns):
+        size = len(prompt) + len(sampled)
+        tokens[row, :size], mask[row, :size] = prompt + sampled, 1
+        old[row, len(prompt):size] = logs
+    return tokens, mask, old
+'''),
+    ("ex_09_rollouts", "at the place of its token", r'''
+def training_rows(turns):
+    longest = max(len(a) + len(b) for a, b, _ in turns)
+    tokens, mask, old = np.zeros((len(turns), longest), int), np.zeros((len(turns), longest)), np.zeros((len(turns), longest))
+    for row, (prompt, sampled, logs) in enumerate(turns):
+        tokens[row, :len(prompt) + len(sampled)] = prompt + sampled
+        mask[row, len(prompt):len(prompt) + len(sampled)] = 1
+        old[row, :len(logs)] = logs
+    return tokens, mask, old
+'''),
+    ("ex_09_rollouts", "are asked together", r'''
+def play_all(worlds, act, longest):
+    output = []
+    for world in worlds:
+        state, done, total, count = world.reset(), False, 0.0, 0
+        while not done and count < longest:
+            state, reward, done = world.step(act([state])[0])
+            total, count = total + reward, count + 1
+        output.append((total, count, not done))
+    return output
+'''),
+    ("ex_09_rollouts", "whose action is it?", r'''
+def play_all(worlds, act, longest):
+    states, live = [world.reset() for world in worlds], [True] * len(worlds)
+    output = [(0.0, 0, True)] * len(worlds)
+    for count in range(1, longest + 1):
+        if not any(live):
+            break
+        actions = act([state for state, on in zip(states, live) if on])
+        for i, world in enumerate(worlds):
+            if live[i]:
+                states[i], reward, done = world.step(actions[i % len(actions)])
+                live[i], output[i] = not done, (reward, count, not done)
+    return output
+'''),
     ("ex_10_cot_annotation", "sets cannot count", r'''
 def changed_lines(before, after):
     old, new = before.split("\n"), after.split("\n")
@@ -274,6 +416,82 @@ def invented(reason, known):
 def invented(reason, known):
     quotes = dict.fromkeys(q for q in re.findall(r'"([^"]*)"', reason) if q)
     return [q for q in quotes if not any(re.search(rf"\b{q}\b", text) for text in known)]
+'''),
+    ("ex_11_experience_model", "not the mean of the answers' means", r'''
+def loss_parts(logs, traces):
+    pairs = [(row[:n].mean() if n else 0.0, row[n:].mean()) for row, n in zip(logs, traces)]
+    return tuple(-np.mean(pairs, axis=0))
+'''),
+    ("ex_11_experience_model", "a loss is minus the logarithm", r'''
+def loss_parts(logs, traces):
+    return (float(np.mean([x for row, n in zip(logs, traces) for x in row[:n]])),
+            float(np.mean([x for row, n in zip(logs, traces) for x in row[n:]])))
+'''),
+    ("ex_11_experience_model", "the trace is empty", r'''
+def read_answer(text, page):
+    lines = text.split("\n")[1:] or [""]
+    if lines[0] in ("=> success", "=> failure"):
+        return END_STATE, float(lines[0] == "=> success"), True
+    if lines[:2] == ["=> goes on", "page"]:
+        return "\n".join(lines[2:]), 0.0, False
+    new = {line.partition("]")[0]: line for line in lines[2:]}
+    if lines[:1] == ["=> goes on"]:
+        return "\n".join(new.get(line.partition("]")[0], line) for line in page.split("\n")), 0.0, False
+    return FAILURE_STATE, 0.0, True
+'''),
+    ("ex_11_experience_model", "a forged ending", r'''
+def read_answer(text, page):
+    trace, _, rest = text.partition("\n")
+    lines = rest.split("\n")
+    if trace and lines in (["=> success"], ["=> failure"]):
+        return END_STATE, float(lines == ["=> success"]), True
+    if not trace or lines[0] != "=> goes on":
+        return FAILURE_STATE, 0.0, True
+    form, new = (lines[1:2] or [""])[0], lines[2:]
+    after = page.split("\n") if form in ("same", "edit") else new
+    heads = {line.partition("] ")[0]: i for i, line in enumerate(after)}
+    if form not in ("same", "edit", "page") or (form == "same") == bool(new):
+        return FAILURE_STATE, 0.0, True
+    for line in new if form == "edit" else []:
+        if line.partition("] ")[0] not in heads:
+            return FAILURE_STATE, 0.0, True
+        after[heads[line.partition("] ")[0]]] = line
+    try:
+        parse_state("\n".join(after))
+    except StateError:
+        return FAILURE_STATE, 0.0, True
+    return "\n".join(after), 0.0, False
+'''),
+    ("ex_11_experience_model", "ids say which line is meant", r'''
+def read_answer(text, page):
+    lines = text.split("\n")
+    if lines[1:] in (["=> success"], ["=> failure"]):
+        return END_STATE, float(lines[1] == "=> success"), True
+    if lines[2:3] == ["same"]:
+        return page, 0.0, False
+    return "\n".join(lines[3:] + page.split("\n")[len(lines) - 3:]), 0.0, False
+'''),
+    ("ex_11_experience_model", "equal questions are asked once", r'''
+def imagine(model, queries, memory, doubt):
+    new = [query for query in queries if query not in memory]
+    for query, (trace, reward, done) in zip(new, model(new) if new else []):
+        memory[query] = (trace, 0.0, True) if reward and doubt(trace, query) else (trace, reward, done)
+    return [memory[query] for query in queries]
+'''),
+    ("ex_11_experience_model", "a dream repeats", r'''
+def imagine(model, queries, memory, doubt):
+    new = [query for query in dict.fromkeys(queries) if query not in memory]
+    output = dict(memory)
+    for query, answer in zip(new, model(new) if new else []):
+        memory[query] = answer
+        output[query] = (answer[0], 0.0, True) if answer[1] and doubt(answer[0], query) else answer
+    return [output[query] for query in queries]
+'''),
+    ("ex_11_experience_model", "and you believe the success", r'''
+def imagine(model, queries, memory, doubt):
+    new = [query for query in dict.fromkeys(queries) if query not in memory]
+    memory |= dict(zip(new, model(new) if new else []))
+    return [memory[query] for query in queries]
 '''),
     ("ex_12_replay_buffer", "only the direction counts", r'''
 def cosines(queries, rows):
