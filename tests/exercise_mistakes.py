@@ -654,4 +654,204 @@ def grpo_loss(new, old, mask, advantages, clip):
 def grpo_loss(new, old, mask, advantages, clip):
     return float(np.mean(advantages))
 '''),
+    ("ex_24_training_loop", "all won is as dead as all lost", r'''
+def dead_share(rewards, groups):
+    return float(np.mean([rewards[groups == group].sum() == 0 for group in np.unique(groups)]))
+'''),
+    ("ex_24_training_loop", "the share is one of groups", r'''
+def dead_share(rewards, groups):
+    dead = [group for group in np.unique(groups) if np.ptp(rewards[groups == group]) == 0]
+    return float(np.isin(groups, dead).mean())
+'''),
+    ("ex_24_training_loop", "a solved type is not played any more", r'''
+def two_returns(rates, least):
+    weights = np.maximum(rates, least)
+    weights[weights.sum(1) == 0] = 1.0
+    return (weights * rates).sum(1) / weights.sum(1), rates.mean(1)
+'''),
+    ("ex_24_training_loop", "and so its own weights", r'''
+def two_returns(rates, least):
+    weights = np.maximum(rates[0] * (1 - rates[0]), least)
+    weights = weights if weights.any() else np.ones(len(weights))
+    return rates @ weights / weights.sum(), rates.mean(1)
+'''),
+    ("ex_24_training_loop", "come out of the file", r'''
+def train(folder, state, update, iterations, seed):
+    for number in range(1, iterations + 1):
+        path = folder / f"{number:04d}.json"
+        if path.exists():
+            state = {**state, "weights": load(path)["weights"]}
+            continue
+        state = update(state, derive_seed(seed, "iteration", number))
+        save(path, state)
+    return state
+'''),
+    ("ex_24_training_loop", "the iterations get other seeds", r'''
+def train(folder, state, update, iterations, seed):
+    done = sorted(folder.glob("*.json"))
+    state = load(done[-1]) if done else state
+    for number in range(1, iterations + 1 - len(done)):
+        state = update(state, derive_seed(seed, "iteration", number))
+        save(folder / f"{len(done) + number:04d}.json", state)
+    return state
+'''),
+    ("ex_24_training_loop", "the folder must hold", r'''
+def train(folder, state, update, iterations, seed):
+    states = []
+    for number in range(1, iterations + 1):
+        state = update(state, derive_seed(seed, "iteration", number))
+        states.append(state)
+    for number, state in enumerate(states, 1):
+        save(folder / f"{number:04d}.json", state)
+    return state
+'''),
+    ("ex_25_sim_to_real", "four might cost 192", r'''
+def surely_fit(budget, used, group, longest):
+    return max(0, round((budget - used) / (group * longest) + 0.49))
+'''),
+    ("ex_25_sim_to_real", "no number of groups is negative", r'''
+def surely_fit(budget, used, group, longest):
+    return (budget - used) // (group * longest)
+'''),
+    ("ex_25_sim_to_real", "plan each group for the unluckiest case", r'''
+def spend(play, tasks, group, longest, budget):
+    costs = []
+    for task in tasks:
+        expected = np.mean(costs) if costs else group * longest
+        if sum(costs) + expected <= budget:
+            costs += play([task])
+    return costs
+'''),
+    ("ex_25_sim_to_real", "left over is used", r'''
+def spend(play, tasks, group, longest, budget):
+    chosen = tasks[:budget // (group * longest)]
+    return list(play(chosen)) if chosen else []
+'''),
+    ("ex_25_sim_to_real", "and start together", r'''
+def spend(play, tasks, group, longest, budget):
+    costs = []
+    for task in tasks:
+        if sum(costs) + group * longest <= budget:
+            costs += play([task])
+    return costs
+'''),
+    ("ex_25_sim_to_real", "not by place", r'''
+def across_seeds(before, after):
+    gains = np.array(list(after.values())[:len(before)]) - np.array(list(before.values())[:len(after)])
+    better, worse = int((gains > 0).sum()), int((gains < 0).sum())
+    side = sum(comb(better + worse, i) for i in range(min(better, worse) + 1)) / 2**(better + worse)
+    return gains.mean(), better, worse, min(1.0, 2 * side)
+'''),
+    ("ex_25_sim_to_real", "the test looks at both sides", r'''
+def across_seeds(before, after):
+    gains = np.array([after[seed] - before[seed] for seed in before if seed in after])
+    better, worse = int((gains > 0).sum()), int((gains < 0).sum())
+    return gains.mean(), better, worse, sum(comb(better + worse, i) for i in range(worse + 1)) / 2**(better + worse)
+'''),
+    ("ex_25_sim_to_real", "no p exceeds 1", r'''
+def across_seeds(before, after):
+    gains = np.array([after[seed] - before[seed] for seed in before if seed in after])
+    better, worse = int((gains > 0).sum()), int((gains < 0).sum())
+    side = sum(comb(better + worse, i) for i in range(min(better, worse) + 1)) / 2**(better + worse)
+    return gains.mean(), better, worse, 2 * side
+'''),
+    ("ex_30_own_environment", "each type takes its own turns", r'''
+def split(tasks):
+    panels = {"train": [], "development": [], "test": []}
+    for place, task in enumerate(tasks):
+        panels[("train", "test", "development", "train", "train")[place % 5]].append(task)
+    return panels
+'''),
+    ("ex_30_own_environment", "the turns are training, test", r'''
+def split(tasks):
+    first, second = len(tasks) * 3 // 5, len(tasks) * 4 // 5
+    return {"train": tasks[:first], "development": tasks[first:second], "test": tasks[second:]}
+'''),
+    ("ex_30_own_environment", "messages of one side are one", r'''
+def episode_of(record):
+    states = [m["content"] for m in record["messages"] if m["role"] != "assistant"]
+    actions = [" ".join(m["content"].split()) for m in record["messages"] if m["role"] == "assistant"]
+    return record["goal"], states + [END_STATE] * (len(actions) + 1 - len(states)), actions, record["reward"]
+'''),
+    ("ex_30_own_environment", "a reward of 3", r'''
+def episode_of(record):
+    turns = []
+    for message in record["messages"]:
+        acts, text = message["role"] == "assistant", message["content"]
+        if turns and turns[-1][0] == acts:
+            text = turns.pop()[1] + "\n" + text
+        turns.append((acts, text))
+    states, actions = [text for _, text in turns[::2]], [" ".join(text.split()) for _, text in turns[1::2]]
+    return record["goal"], states + [END_STATE] * (len(actions) == len(states)), actions, record["reward"]
+'''),
+    ("ex_30_own_environment", "would give the test away", r'''
+def may_learn(episodes, measured):
+    return [number for number, (name, *_) in enumerate(episodes) if name not in measured]
+'''),
+    ("ex_30_own_environment", "the same goal on another page", r'''
+def may_learn(episodes, measured):
+    goals = {goal for name, goal, _ in episodes if name in measured}
+    return [number for number, (name, goal, _) in enumerate(episodes) if name not in measured and goal not in goals]
+'''),
+    ("ex_30_own_environment", "the chain goes from a", r'''
+def may_learn(episodes, measured):
+    pairs = {(goal, page) for name, goal, page in episodes if name in measured}
+    names = {name for name, goal, page in episodes if (goal, page) in pairs} | set(measured)
+    pairs |= {(goal, page) for name, goal, page in episodes if name in names}
+    return [n for n, (name, goal, page) in enumerate(episodes) if name not in names and (goal, page) not in pairs]
+'''),
+    ("ex_31_text_worlds", "an empty trunk", r'''
+def offers(state):
+    scene = read_scene(state)
+    commands = [f"go {way}" for way in scene.exits]
+    for thing, inside in scene.here.items():
+        if inside == "closed":
+            commands.append(f"open {thing}")
+        elif thing not in ("stove", "oven", "cookbook"):
+            commands += [f"take {name} from {thing}" for name in inside.split(", ")] if inside else [f"take {thing}"]
+    return sorted(commands)
+'''),
+    ("ex_31_text_worlds", "a stove is not carried away", r'''
+def offers(state):
+    scene = read_scene(state)
+    commands = [f"go {way}" for way in scene.exits]
+    commands += [f"open {thing}" for thing, inside in scene.here.items() if inside == "closed"]
+    commands += [f"take {thing}" for thing, inside in scene.here.items() if not inside]
+    return sorted(commands + [f"take {name} from {thing}" for thing, inside in scene.here.items()
+                              if inside not in ("", "closed", "empty") for name in inside.split(", ")])
+'''),
+    ("ex_31_text_worlds", "which is cut inside a word", r'''
+def meant(action, commands):
+    said = " ".join(word for word in action.lower().strip(" .!").split() if word not in ("a", "an", "the"))
+    found = [c for c in commands if c == said] or [c for c in commands if c.startswith(said)]
+    if len(found) != 1:
+        raise ValueError("Which command?")
+    return found[0]
+'''),
+    ("ex_31_text_worlds", "a full command does", r'''
+def meant(action, commands):
+    said = " ".join(word for word in action.lower().strip(" .!").split() if word not in ("a", "an", "the"))
+    found = [c for c in commands if f"{c} ".startswith(f"{said} ")]
+    if len(found) != 1:
+        raise ValueError("Which command?")
+    return found[0]
+'''),
+    ("ex_31_text_worlds", "leave out the record that is asked about", r'''
+def told_right(questions, answers):
+    counts = {}
+    for question, answer in zip(questions, answers):
+        counts.setdefault(question, Counter())[answer] += 1
+    right = [counts[question].most_common(1)[0][0] == answer for question, answer in zip(questions, answers)]
+    coins = [hit for hit, answer in zip(right, answers) if answer != "nothing"]
+    return sum(right) / len(right), sum(coins) / len(coins)
+'''),
+    ("ex_31_text_worlds", "is told as nothing", r'''
+def told_right(questions, answers):
+    right = []
+    for place, question in enumerate(questions):
+        others = Counter(a for i, (q, a) in enumerate(zip(questions, answers)) if q == question and i != place)
+        right.append(bool(others) and max(others, key=others.get) == answers[place])
+    coins = [hit for hit, answer in zip(right, answers) if answer != "nothing"]
+    return sum(right) / len(right), sum(coins) / len(coins)
+'''),
 ]
