@@ -845,12 +845,13 @@ def told_right(questions, answers):
     coins = [hit for hit, answer in zip(right, answers) if answer != "nothing"]
     return sum(right) / len(right), sum(coins) / len(coins)
 '''),
-    ("ex_31_text_worlds", "is told as nothing", r'''
+    ("ex_31_text_worlds", "nobody else was asked", r'''
 def told_right(questions, answers):
     right = []
     for place, question in enumerate(questions):
-        others = Counter(a for i, (q, a) in enumerate(zip(questions, answers)) if q == question and i != place)
-        right.append(bool(others) and max(others, key=others.get) == answers[place])
+        others = Counter(a for i, (q, a) in enumerate(zip(questions, answers)) if q == question and i != place).most_common()
+        tie = len(others) > 1 and others[0][1] == others[1][1]
+        right.append(bool(others) and ("nothing" if tie else others[0][0]) == answers[place])
     coins = [hit for hit, answer in zip(right, answers) if answer != "nothing"]
     return sum(right) / len(right), sum(coins) / len(coins)
 '''),

@@ -35,7 +35,8 @@ def told_right(questions, answers):
     right = []
     for question, answer in zip(questions, answers, strict=True):
         others = counts[question] - Counter([answer])
-        told = min(others, key=lambda known: (-others[known], known), default="nothing")
+        first, second = [*others.most_common(2), ("nothing", 0), ("nothing", 0)][:2]
+        told = first[0] if first[1] > second[1] else "nothing"
         right.append(told == answer)
     something = [hit for hit, answer in zip(right, answers, strict=True) if answer != "nothing"]
     return sum(right) / len(right), sum(something) / len(something)
