@@ -828,7 +828,7 @@ def meant(action, commands):
         raise ValueError("Which command?")
     return found[0]
 '''),
-    ("ex_31_text_worlds", "a full command does", r'''
+    ("ex_31_text_worlds", "raised ValueError: Which command?", r'''
 def meant(action, commands):
     said = " ".join(word for word in action.lower().strip(" .!").split() if word not in ("a", "an", "the"))
     found = [c for c in commands if f"{c} ".startswith(f"{said} ")]
@@ -854,5 +854,89 @@ def told_right(questions, answers):
         right.append(bool(others) and ("nothing" if tie else others[0][0]) == answers[place])
     coins = [hit for hit, answer in zip(right, answers) if answer != "nothing"]
     return sum(right) / len(right), sum(coins) / len(coins)
+'''),
+    ("ex_40_experiments", "a test trains nobody", r'''
+def bill(steps, uses):
+    return sum(steps.values()) if uses else steps["demonstrations"] + steps["evaluation"]
+'''),
+    ("ex_40_experiments", "all logged steps had to be taken", r'''
+def bill(steps, uses):
+    return steps["demonstrations"] + ("RL" in uses) * steps["RL"]
+'''),
+    ("ex_40_experiments", "were looked at once", r'''
+def bill(steps, uses):
+    charged = {"logs": ("logs",), "dream": ("first pages", "gate"), "real": ("first pages", "RL"), "few": ("first pages", "few")}
+    return steps["demonstrations"] + sum(steps[purpose] for use in uses for purpose in charged[use])
+'''),
+    ("ex_40_experiments", "a known goal on a new page", r'''
+def split_seen(rows):
+    if any(None in (row["goal_read"], row["page_read"]) for row in rows):
+        return "unknown"
+    seen = [row["success"] for row in rows if row["goal_read"] or row["page_read"]]
+    unseen = [row["success"] for row in rows if not row["goal_read"] and not row["page_read"]]
+    return sum(seen), len(seen), sum(unseen), len(unseen)
+'''),
+    ("ex_40_experiments", "not known is not unseen", r'''
+def split_seen(rows):
+    seen = [row["success"] for row in rows if row["goal_read"] and row["page_read"]]
+    unseen = [row["success"] for row in rows if not (row["goal_read"] and row["page_read"])]
+    return sum(seen), len(seen), sum(unseen), len(unseen)
+'''),
+    ("ex_40_experiments", "draw seeds, not only tasks", r'''
+def two_stage_interval(first, second, random):
+    differences = (second - first).ravel()
+    means = random.choice(differences, (2000, len(differences))).mean(1)
+    return tuple(np.quantile(means, (0.025, 0.975)))
+'''),
+    ("ex_40_experiments", "within each drawn seed draw its tasks", r'''
+def two_stage_interval(first, second, random):
+    means = random.choice((second - first).mean(1), (2000, len(first))).mean(1)
+    return tuple(np.quantile(means, (0.025, 0.975)))
+'''),
+    ("ex_40_experiments", "within each task", r'''
+def two_stage_interval(first, second, random):
+    sides = []
+    for outcomes in (first, second):
+        rows = random.integers(len(outcomes), size=(2000, len(outcomes)))
+        columns = random.integers(outcomes.shape[1], size=(2000, *outcomes.shape))
+        sides.append(outcomes[rows[:, :, None], columns].mean((1, 2)))
+    return tuple(np.quantile(sides[1] - sides[0], (0.025, 0.975)))
+'''),
+    ("ex_43_failure_gallery", "who always says failure", r'''
+def ceiling(traces, outcomes):
+    return sum(("not complete" not in trace) == outcome for trace, outcome in zip(traces, outcomes)) / len(traces)
+'''),
+    ("ex_43_failure_gallery", "both traces say nothing", r'''
+def ceiling(traces, outcomes):
+    return max(np.mean(outcomes), 1 - np.mean(outcomes)) if len(set(traces)) == 1 else 1.0
+'''),
+    ("ex_43_failure_gallery", "the batch has the mean 0.25", r'''
+def advantages(rewards, groups, weight):
+    output = np.zeros(len(rewards))
+    for group in np.unique(groups):
+        output[groups == group] = rewards[groups == group] - rewards[groups == group].mean()
+    return output
+'''),
+    ("ex_43_failure_gallery", "at full weight", r'''
+def advantages(rewards, groups, weight):
+    output = np.zeros(len(rewards))
+    for group in np.unique(groups):
+        rows = groups == group
+        output[rows] = rewards[rows] - (rewards.mean() if np.ptp(rewards[rows]) == 0 else rewards[rows].mean())
+    return weight * output
+'''),
+    ("ex_43_failure_gallery", "after success has come", r'''
+def diagnose(curve):
+    if curve["dead"][-1] > 0.9:
+        return "dead groups"
+    return "healthy" if curve["dreamed"][-1] > 0.9 else "inverted mask"
+'''),
+    ("ex_43_failure_gallery", "the world's is not", r'''
+def diagnose(curve):
+    if curve["dead"].min() == 1:
+        return "dead groups"
+    if curve["entropy"][5:10].mean() < 0.1 and curve["real"][-1] < 0.9:
+        return "collapse"
+    return "healthy" if curve["dreamed"][-10:].mean() > 0.8 else "inverted mask"
 '''),
 ]
