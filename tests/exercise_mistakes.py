@@ -865,7 +865,8 @@ def bill(steps, uses):
 '''),
     ("ex_40_experiments", "were looked at once", r'''
 def bill(steps, uses):
-    charged = {"logs": ("logs",), "dream": ("first pages", "gate"), "real": ("first pages", "RL"), "few": ("first pages", "few")}
+    pages = "first pages"
+    charged = {"logs": ["logs"], "dream": [pages, "gate"], "real": [pages, "RL"], "few": [pages, "few"]}
     return steps["demonstrations"] + sum(steps[purpose] for use in uses for purpose in charged[use])
 '''),
     ("ex_40_experiments", "a known goal on a new page", r'''
