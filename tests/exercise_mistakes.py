@@ -1,5 +1,28 @@
 "Mistakes that readers make in the exercises, and words of the sentence that each of them gets."
 
+TOOL_GRAMMAR = r'''
+class ToolGrammar(Grammar):
+    def check_action(self, action, state):
+        try:
+            call = json.loads(action)
+        except ValueError:
+            raise InvalidAction("Not JSON.") from None
+        if WRONG:
+            raise InvalidAction("Name a tool.")
+'''
+ROLL_OUT = r'''
+def roll_out(environment, task, choose):
+    state, info = environment.reset(options={"task": task})
+    steps, done, cut = [], False, False
+    while not (done or cut):
+        action = choose(state)
+        after, reward, done, cut, _ = environment.step(action)
+        steps.append(Transition(state=state, action=action, next_state=after, reward=reward, done=done))
+        state = after
+        cut = cut or LIMIT
+    return Trajectory(task=info["task"], transitions=tuple(steps), truncated=cut)
+'''
+
 MISTAKES = [  # notebook, words of the sentence, what the reader wrote
     ("ex_00_toy_dream", "count all answers", r'''
 def learn_transitions(states, actions, following, shape):
@@ -48,6 +71,67 @@ def contradictions(trajectories):
             answers.setdefault((step.state, step.action), set()).add((step.next_state, step.reward))
     return sorted(("hello/0", *question) for question, known in answers.items() if len(known) > 1)
 '''),
+    ("ex_02_runs", "Python's global generator has moved", r'''
+def numbers_for(master, purpose, count):
+    random.seed(derive_seed(master, purpose))
+    return [random.random() for _ in range(count)]
+'''),
+    ("ex_02_runs", "hash differs in every process", r'''
+def numbers_for(master, purpose, count):
+    generator = random.Random(hash((master, purpose)))
+    return [generator.random() for _ in range(count)]
+'''),
+    ("ex_02_runs", "what looks done", r'''
+def build(folder, name, make):
+    if not (folder / name).exists():
+        make(folder / name)
+    return folder / name
+'''),
+    ("ex_02_runs", "the half result must go", r'''
+def build(folder, name, make):
+    target, unfinished = folder / name, folder / f".{name}.unfinished"
+    if not target.exists():
+        unfinished.unlink(missing_ok=True)
+        make(unfinished)
+        os.replace(unfinished, target)
+    return target
+'''),
+    ("ex_02_runs", "start with nothing there", r'''
+def build(folder, name, make):
+    target, unfinished = folder / name, folder / f".{name}.unfinished"
+    if not target.exists():
+        try:
+            make(unfinished)
+        except BaseException:
+            unfinished.unlink()
+            raise
+        os.replace(unfinished, target)
+    return target
+'''),
+    ("ex_02_runs", "draws other steps", r'''
+def walk(build, names, master):
+    position, dice = 0.0, random.Random(derive_seed(master, names[0]))
+    for name in names:
+        def five_steps(path, place=position):
+            places = [place := place + dice.uniform(-1, 1) for _ in range(5)]
+            path.write_text("\n".join(map(repr, places)))
+
+        position = float(build(name, five_steps).read_text().split()[-1])
+    return position
+'''),
+    ("ex_02_runs", "begins elsewhere", r'''
+def walk(build, names, master):
+    position = 0.0
+    for name in names:
+        def five_steps(path, name=name):
+            nonlocal position
+            dice = random.Random(derive_seed(master, name))
+            places = [position := position + dice.uniform(-1, 1) for _ in range(5)]
+            path.write_text("\n".join(map(repr, places)))
+
+        build(name, five_steps)
+    return position
+'''),
     ("ex_03_environments", "Seed 1 wants the brass key", r'''
 class LockedDoor(LockedDoor):
     def step(self, action):
@@ -56,49 +140,251 @@ class LockedDoor(LockedDoor):
         self.used = action.split()[1]
         return f"A closed door. The {self.used} key is in the lock.", 0.0, False, False, {}
 '''),
-    ("ex_03_environments", "raised AttributeError", r'''
-class ToolGrammar(Grammar):
-    def check_action(self, action, state):
+    ("ex_03_environments", "raised AttributeError", TOOL_GRAMMAR.replace(
+        "WRONG", 'call.get("tool") not in ("query", "answer")')),
+    ("ex_03_environments", "an empty text", TOOL_GRAMMAR.replace(
+        "WRONG", 'not isinstance(call, dict) or set(call) != {"tool", "text"} or call["tool"] not in ("query", "answer")')),
+    ("ex_03_environments", "maximum_steps is 4", ROLL_OUT.replace("LIMIT", "len(steps) == 5")),
+    ("ex_03_environments", "raised InvalidAction", ROLL_OUT.replace("LIMIT", "(not done and len(steps) == 4)")),
+    ("ex_04_pages", "an action is one line", r'''
+def takes(state, action):
+    verb, _, rest = action.partition(" ")
+    number, _, text = rest.partition(" ")
+    element = next((e for e in parse_state(state) if str(e.id) == number.split("\n")[0]), None)
+    if element is None:
+        return False
+    if verb == "type":
+        return bool(text.strip()) and element.tag in ("input", "password", "textarea")
+    return verb == "click" or text in element.options
+'''),
+    ("ex_04_pages", "a button takes no text", r'''
+def takes(state, action):
+    found = re.fullmatch(r"click (\d+)|(?:type|select) (\d+) \S.*", action)
+    return bool(found) and int(found[1] or found[2]) in {e.id for e in parse_state(state)}
+'''),
+    ("ex_04_pages", "two texts", r'''
+def read_line(line):
+    found = re.fullmatch(r"\[(\d{1,4})\] ([a-z]+) '(.*)'", line)
+    if not found:
+        raise ValueError("Not a line of a page.")
+    return int(found[1]), found[2], found[3].replace("\\'", "'").replace("\\\\", "\\")
+'''),
+    ("ex_04_pages", "the end of a line", r'''
+def read_line(line):
+    found = re.match(r"\[(\d{1,4})\] ([a-z]+) '((?:[^'\\]|\\.)*)'$", line)
+    if not found:
+        raise ValueError("Not a line of a page.")
+    return int(found[1]), found[2], re.sub(r"\\(.)", r"\1", found[3])
+'''),
+    ("ex_04_pages", "USa is another text", r'''
+def slip(goal, state, named, pairs):
+    if named != re.findall(r'"([^"]+)"', goal):
+        return "task"
+    if any(held not in state for _, held, _ in pairs):
+        return "page"
+    if any(yes != (name == held) for name, held, yes in pairs):
+        return "verdict"
+    return "" if len(pairs) == len(named) and all(yes for *_, yes in pairs) else "sum"
+'''),
+    ("ex_04_pages", "nobody looked at the password", r'''
+def slip(goal, state, named, pairs):
+    texts = {e.text for e in parse_state(state) if e.id} | {""}
+    if named != re.findall(r'"([^"]+)"', goal):
+        return "task"
+    if any(held not in texts for _, held, _ in pairs):
+        return "page"
+    if any(yes != (name == held) for name, held, yes in pairs):
+        return "verdict"
+    return "" if all(yes for *_, yes in pairs) else "sum"
+'''),
+    ("ex_06_weights", "only the hash tells", r'''
+def damaged(folder, hashes):
+    return sorted(name for name in hashes if not (folder / name).exists())
+'''),
+    ("ex_06_weights", "raised FileNotFoundError", r'''
+def damaged(folder, hashes):
+    return sorted(name for name, wanted in hashes.items()
+                  if hashlib.sha256((folder / name).read_bytes()).hexdigest() != wanted)
+'''),
+    ("ex_06_weights", "half a step at most", r'''
+def four_bits(weights, size):
+    blocks = weights.reshape(-1, size)
+    step = np.ptp(blocks, axis=1) / 15
+    levels = (blocks - blocks.min(1, keepdims=True)) / np.maximum(step, 1e-9)[:, None]
+    return (levels + 1e-9).astype(int), blocks.min(1), step
+'''),
+    ("ex_06_weights", "each block needs a smallest value", r'''
+def four_bits(weights, size):
+    blocks, step = weights.reshape(-1, size), np.ptp(weights) / 15
+    levels = np.rint((blocks - weights.min()) / (step or 1.0)).astype(int)
+    return levels, np.full(len(blocks), weights.min()), np.full(len(blocks), step)
+'''),
+    ("ex_06_weights", "look at its hash, not at its name", r'''
+def fetch(target, pinned, mirrors):
+    if target.exists():
+        return target
+    for mirror in mirrors:
         try:
-            call = json.loads(action)
-        except ValueError:
-            raise InvalidAction("Not JSON.") from None
-        if call.get("tool") not in ("query", "answer"):
-            raise InvalidAction("Name a tool.")
+            data = mirror()
+        except OSError:
+            continue
+        if hashlib.sha256(data).hexdigest() == pinned:
+            target.with_name("unfinished").write_bytes(data)
+            return target.with_name("unfinished").rename(target)
+    raise ValueError("No mirror helps.")
 '''),
-    ("ex_03_environments", "an empty text", r'''
-class ToolGrammar(Grammar):
-    def check_action(self, action, state):
+    ("ex_06_weights", "wrong bytes stood under the name of the target", r'''
+def fetch(target, pinned, mirrors):
+    for mirror in mirrors:
         try:
-            call = json.loads(action)
-        except ValueError:
-            raise InvalidAction("Not JSON.") from None
-        if not isinstance(call, dict) or set(call) != {"tool", "text"} or call["tool"] not in ("query", "answer"):
-            raise InvalidAction("Name a tool.")
+            target.write_bytes(mirror())
+        except OSError:
+            continue
+        if hashlib.sha256(target.read_bytes()).hexdigest() == pinned:
+            return target
+    raise ValueError("No mirror helps.")
 '''),
-    ("ex_03_environments", "maximum_steps is 4", r'''
-def roll_out(environment, task, choose):
-    state, info = environment.reset(options={"task": task})
-    steps, done, cut = [], False, False
-    while not (done or cut):
-        action = choose(state)
-        after, reward, done, cut, _ = environment.step(action)
-        steps.append(Transition(state=state, action=action, next_state=after, reward=reward, done=done))
-        state = after
-        cut = cut or len(steps) == 5
-    return Trajectory(task=info["task"], transitions=tuple(steps), truncated=cut)
+    ("ex_07_language_model", "the row before it", r'''
+def score(logits, tokens, prompt, temperature):
+    z = np.asarray(logits) / temperature
+    logs = z - z.max(-1, keepdims=True)
+    logs = logs - np.log(np.exp(logs).sum(-1, keepdims=True))
+    return float(sum(logs[place, tokens[place]] for place in range(prompt, len(logs))))
 '''),
-    ("ex_03_environments", "raised InvalidAction", r'''
-def roll_out(environment, task, choose):
-    state, info = environment.reset(options={"task": task})
-    steps, done, cut = [], False, False
-    while not (done or cut):
-        action = choose(state)
-        after, reward, done, cut, _ = environment.step(action)
-        steps.append(Transition(state=state, action=action, next_state=after, reward=reward, done=done))
-        state = after
-        cut = cut or (not done and len(steps) == 4)
-    return Trajectory(task=info["task"], transitions=tuple(steps), truncated=cut)
+    ("ex_07_language_model", "shared out anew", r'''
+def score(logits, tokens, prompt, temperature):
+    logs = logits - logits.max(-1, keepdims=True)
+    logs = logs - np.log(np.exp(logs).sum(-1, keepdims=True))
+    return float(sum(logs[place - 1, tokens[place]] for place in range(prompt, len(tokens)))) / temperature
+'''),
+    ("ex_07_language_model", "must exceed the number, not reach it", r'''
+def choose(logits, temperature, uniform):
+    if temperature == 0:
+        return logits.argmax(1)
+    p = np.exp((logits - logits.max(1, keepdims=True)) / temperature)
+    sums = (p / p.sum(1, keepdims=True)).cumsum(1)
+    return np.minimum((sums < uniform[:, None]).sum(1), logits.shape[1] - 1)
+'''),
+    ("ex_07_language_model", "may end a little below 1", r'''
+def choose(logits, temperature, uniform):
+    if temperature == 0:
+        return logits.argmax(1)
+    p = np.exp((logits - logits.max(1, keepdims=True)) / temperature)
+    sums = (p / p.sum(1, keepdims=True)).cumsum(1)
+    return (sums <= uniform[:, None]).sum(1)
+'''),
+    ("ex_07_language_model", "make the small product first", r'''
+def adapted(x, weight, a, b, scale):
+    return product(product(x, a), b * scale, product(x, weight))
+'''),
+    ("ex_07_language_model", "Once xWᵀ or W + BA is rounded", r'''
+def adapted(x, weight, a, b, scale):
+    return product(x, bf16(weight + scale * b @ a))
+'''),
+    ("ex_08_fast_model", "8 behind 9 is not 8 behind 7", r'''
+def tree_size(sequences):
+    return len({(place, token) for sequence in sequences for place, token in enumerate(sequence)})
+'''),
+    ("ex_08_fast_model", "parents of parents count too", r'''
+def tree_attention(parents):
+    mask, depths = np.eye(len(parents), dtype=bool), []
+    for node, parent in enumerate(parents):
+        if parent >= 0:
+            mask[node, parent] = True
+        depths.append(depths[parent] + 1 if parent >= 0 else 0)
+    return mask, np.array(depths)
+'''),
+    ("ex_08_fast_model", "not behind all nodes before it", r'''
+def tree_attention(parents):
+    return np.tri(len(parents), dtype=bool), np.arange(len(parents))
+'''),
+    ("ex_08_fast_model", "which other sequences wrote", r'''
+def tree_attention(parents):
+    depths = []
+    for parent in parents:
+        depths.append(depths[parent] + 1 if parent >= 0 else 0)
+    return np.tri(len(parents), dtype=bool), np.array(depths)
+'''),
+    ("ex_08_fast_model", "the model alone writes", r'''
+def write(choose, guess, prompt, count, ahead, end):
+    output = []
+    while len(output) < count:
+        tokens = [*prompt, *output]
+        guessed = guess(tokens, min(ahead, count - len(output) - 1))
+        output += choose([*tokens, *guessed], len(tokens))
+        if end in output:
+            return output[:output.index(end) + 1]
+    return output
+'''),
+    ("ex_08_fast_model", "more passes than tokens", r'''
+def write(choose, guess, prompt, count, ahead, end):
+    output = []
+    while len(output) < count:
+        tokens = [*prompt, *output]
+        guessed = guess(tokens, ahead) or choose(tokens, len(tokens))
+        for token, chosen in zip(guessed, choose([*tokens, *guessed], len(tokens))):
+            if token != chosen:
+                break
+            output.append(token)
+            if token == end or len(output) == count:
+                return output
+    return output
+'''),
+    ("ex_09_rollouts", "a a a, a aa and aa a", r'''
+def count_spellings(text, vocabulary):
+    return sum(text.startswith(token) for token in vocabulary)
+'''),
+    ("ex_09_rollouts", "no token holds an x", r'''
+def count_spellings(text, vocabulary):
+    ways = [1]
+    for end in range(1, len(text) + 1):
+        ways.append(sum(ways[start] for start in range(end) if text[start:end] in vocabulary))
+    return max(ways)
+'''),
+    ("ex_09_rollouts", "the agent would learn to predict pages", r'''
+def training_rows(turns):
+    longest = max(len(a) + len(b) for a, b, _ in turns)
+    tokens, mask, old = np.zeros((len(turns), longest), int), np.zeros((len(turns), longest)), np.zeros((len(turns), longest))
+    for row, (prompt, sampled, logs) in enumerate(turns):
+        size = len(prompt) + len(sampled)
+        tokens[row, :size], mask[row, :size] = prompt + sampled, 1
+        old[row, len(prompt):size] = logs
+    return tokens, mask, old
+'''),
+    ("ex_09_rollouts", "at the place of its token", r'''
+def training_rows(turns):
+    longest = max(len(a) + len(b) for a, b, _ in turns)
+    tokens, mask, old = np.zeros((len(turns), longest), int), np.zeros((len(turns), longest)), np.zeros((len(turns), longest))
+    for row, (prompt, sampled, logs) in enumerate(turns):
+        tokens[row, :len(prompt) + len(sampled)] = prompt + sampled
+        mask[row, len(prompt):len(prompt) + len(sampled)] = 1
+        old[row, :len(logs)] = logs
+    return tokens, mask, old
+'''),
+    ("ex_09_rollouts", "are asked together", r'''
+def play_all(worlds, act, longest):
+    output = []
+    for world in worlds:
+        state, done, total, count = world.reset(), False, 0.0, 0
+        while not done and count < longest:
+            state, reward, done = world.step(act([state])[0])
+            total, count = total + reward, count + 1
+        output.append((total, count, not done))
+    return output
+'''),
+    ("ex_09_rollouts", "whose action is it?", r'''
+def play_all(worlds, act, longest):
+    states, live = [world.reset() for world in worlds], [True] * len(worlds)
+    output = [(0.0, 0, True)] * len(worlds)
+    for count in range(1, longest + 1):
+        if not any(live):
+            break
+        actions = act([state for state, on in zip(states, live) if on])
+        for i, world in enumerate(worlds):
+            if live[i]:
+                states[i], reward, done = world.step(actions[i % len(actions)])
+                live[i], output[i] = not done, (reward, count, not done)
+    return output
 '''),
     ("ex_10_cot_annotation", "sets cannot count", r'''
 def changed_lines(before, after):
@@ -130,6 +416,82 @@ def invented(reason, known):
 def invented(reason, known):
     quotes = dict.fromkeys(q for q in re.findall(r'"([^"]*)"', reason) if q)
     return [q for q in quotes if not any(re.search(rf"\b{q}\b", text) for text in known)]
+'''),
+    ("ex_11_experience_model", "not the mean of the answers' means", r'''
+def loss_parts(logs, traces):
+    pairs = [(row[:n].mean() if n else 0.0, row[n:].mean()) for row, n in zip(logs, traces)]
+    return tuple(-np.mean(pairs, axis=0))
+'''),
+    ("ex_11_experience_model", "a loss is minus the logarithm", r'''
+def loss_parts(logs, traces):
+    return (float(np.mean([x for row, n in zip(logs, traces) for x in row[:n]])),
+            float(np.mean([x for row, n in zip(logs, traces) for x in row[n:]])))
+'''),
+    ("ex_11_experience_model", "the trace is empty", r'''
+def read_answer(text, page):
+    lines = text.split("\n")[1:] or [""]
+    if lines[0] in ("=> success", "=> failure"):
+        return END_STATE, float(lines[0] == "=> success"), True
+    if lines[:2] == ["=> goes on", "page"]:
+        return "\n".join(lines[2:]), 0.0, False
+    new = {line.partition("]")[0]: line for line in lines[2:]}
+    if lines[:1] == ["=> goes on"]:
+        return "\n".join(new.get(line.partition("]")[0], line) for line in page.split("\n")), 0.0, False
+    return FAILURE_STATE, 0.0, True
+'''),
+    ("ex_11_experience_model", "a forged ending", r'''
+def read_answer(text, page):
+    trace, _, rest = text.partition("\n")
+    lines = rest.split("\n")
+    if trace and lines in (["=> success"], ["=> failure"]):
+        return END_STATE, float(lines == ["=> success"]), True
+    if not trace or lines[0] != "=> goes on":
+        return FAILURE_STATE, 0.0, True
+    form, new = (lines[1:2] or [""])[0], lines[2:]
+    after = page.split("\n") if form in ("same", "edit") else new
+    heads = {line.partition("] ")[0]: i for i, line in enumerate(after)}
+    if form not in ("same", "edit", "page") or (form == "same") == bool(new):
+        return FAILURE_STATE, 0.0, True
+    for line in new if form == "edit" else []:
+        if line.partition("] ")[0] not in heads:
+            return FAILURE_STATE, 0.0, True
+        after[heads[line.partition("] ")[0]]] = line
+    try:
+        parse_state("\n".join(after))
+    except StateError:
+        return FAILURE_STATE, 0.0, True
+    return "\n".join(after), 0.0, False
+'''),
+    ("ex_11_experience_model", "ids say which line is meant", r'''
+def read_answer(text, page):
+    lines = text.split("\n")
+    if lines[1:] in (["=> success"], ["=> failure"]):
+        return END_STATE, float(lines[1] == "=> success"), True
+    if lines[2:3] == ["same"]:
+        return page, 0.0, False
+    return "\n".join(lines[3:] + page.split("\n")[len(lines) - 3:]), 0.0, False
+'''),
+    ("ex_11_experience_model", "equal questions are asked once", r'''
+def imagine(model, queries, memory, doubt):
+    new = [query for query in queries if query not in memory]
+    for query, (trace, reward, done) in zip(new, model(new) if new else []):
+        memory[query] = (trace, 0.0, True) if reward and doubt(trace, query) else (trace, reward, done)
+    return [memory[query] for query in queries]
+'''),
+    ("ex_11_experience_model", "a dream repeats", r'''
+def imagine(model, queries, memory, doubt):
+    new = [query for query in dict.fromkeys(queries) if query not in memory]
+    output = dict(memory)
+    for query, answer in zip(new, model(new) if new else []):
+        memory[query] = answer
+        output[query] = (answer[0], 0.0, True) if answer[1] and doubt(answer[0], query) else answer
+    return [output[query] for query in queries]
+'''),
+    ("ex_11_experience_model", "and you believe the success", r'''
+def imagine(model, queries, memory, doubt):
+    new = [query for query in dict.fromkeys(queries) if query not in memory]
+    memory |= dict(zip(new, model(new) if new else []))
+    return [memory[query] for query in queries]
 '''),
     ("ex_12_replay_buffer", "only the direction counts", r'''
 def cosines(queries, rows):
@@ -291,5 +653,291 @@ def grpo_loss(new, old, mask, advantages, clip):
     ("ex_23_policy_optimization", "a loss is minus the gain", r'''
 def grpo_loss(new, old, mask, advantages, clip):
     return float(np.mean(advantages))
+'''),
+    ("ex_24_training_loop", "all won is as dead as all lost", r'''
+def dead_share(rewards, groups):
+    return float(np.mean([rewards[groups == group].sum() == 0 for group in np.unique(groups)]))
+'''),
+    ("ex_24_training_loop", "the share is one of groups", r'''
+def dead_share(rewards, groups):
+    dead = [group for group in np.unique(groups) if np.ptp(rewards[groups == group]) == 0]
+    return float(np.isin(groups, dead).mean())
+'''),
+    ("ex_24_training_loop", "a solved type is not played any more", r'''
+def two_returns(rates, least):
+    weights = np.maximum(rates, least)
+    weights[weights.sum(1) == 0] = 1.0
+    return (weights * rates).sum(1) / weights.sum(1), rates.mean(1)
+'''),
+    ("ex_24_training_loop", "and so its own weights", r'''
+def two_returns(rates, least):
+    weights = np.maximum(rates[0] * (1 - rates[0]), least)
+    weights = weights if weights.any() else np.ones(len(weights))
+    return rates @ weights / weights.sum(), rates.mean(1)
+'''),
+    ("ex_24_training_loop", "come out of the file", r'''
+def train(folder, state, update, iterations, seed):
+    for number in range(1, iterations + 1):
+        path = folder / f"{number:04d}.json"
+        if path.exists():
+            state = {**state, "weights": load(path)["weights"]}
+            continue
+        state = update(state, derive_seed(seed, "iteration", number))
+        save(path, state)
+    return state
+'''),
+    ("ex_24_training_loop", "the iterations get other seeds", r'''
+def train(folder, state, update, iterations, seed):
+    done = sorted(folder.glob("*.json"))
+    state = load(done[-1]) if done else state
+    for number in range(1, iterations + 1 - len(done)):
+        state = update(state, derive_seed(seed, "iteration", number))
+        save(folder / f"{len(done) + number:04d}.json", state)
+    return state
+'''),
+    ("ex_24_training_loop", "the folder must hold", r'''
+def train(folder, state, update, iterations, seed):
+    states = []
+    for number in range(1, iterations + 1):
+        state = update(state, derive_seed(seed, "iteration", number))
+        states.append(state)
+    for number, state in enumerate(states, 1):
+        save(folder / f"{number:04d}.json", state)
+    return state
+'''),
+    ("ex_25_sim_to_real", "four might cost 192", r'''
+def surely_fit(budget, used, group, longest):
+    return max(0, round((budget - used) / (group * longest) + 0.49))
+'''),
+    ("ex_25_sim_to_real", "no number of groups is negative", r'''
+def surely_fit(budget, used, group, longest):
+    return (budget - used) // (group * longest)
+'''),
+    ("ex_25_sim_to_real", "plan each group for the unluckiest case", r'''
+def spend(play, tasks, group, longest, budget):
+    costs = []
+    for task in tasks:
+        expected = np.mean(costs) if costs else group * longest
+        if sum(costs) + expected <= budget:
+            costs += play([task])
+    return costs
+'''),
+    ("ex_25_sim_to_real", "left over is used", r'''
+def spend(play, tasks, group, longest, budget):
+    chosen = tasks[:budget // (group * longest)]
+    return list(play(chosen)) if chosen else []
+'''),
+    ("ex_25_sim_to_real", "and start together", r'''
+def spend(play, tasks, group, longest, budget):
+    costs = []
+    for task in tasks:
+        if sum(costs) + group * longest <= budget:
+            costs += play([task])
+    return costs
+'''),
+    ("ex_25_sim_to_real", "not by place", r'''
+def across_seeds(before, after):
+    gains = np.array(list(after.values())[:len(before)]) - np.array(list(before.values())[:len(after)])
+    better, worse = int((gains > 0).sum()), int((gains < 0).sum())
+    side = sum(comb(better + worse, i) for i in range(min(better, worse) + 1)) / 2**(better + worse)
+    return gains.mean(), better, worse, min(1.0, 2 * side)
+'''),
+    ("ex_25_sim_to_real", "the test looks at both sides", r'''
+def across_seeds(before, after):
+    gains = np.array([after[seed] - before[seed] for seed in before if seed in after])
+    better, worse = int((gains > 0).sum()), int((gains < 0).sum())
+    return gains.mean(), better, worse, sum(comb(better + worse, i) for i in range(worse + 1)) / 2**(better + worse)
+'''),
+    ("ex_25_sim_to_real", "no p exceeds 1", r'''
+def across_seeds(before, after):
+    gains = np.array([after[seed] - before[seed] for seed in before if seed in after])
+    better, worse = int((gains > 0).sum()), int((gains < 0).sum())
+    side = sum(comb(better + worse, i) for i in range(min(better, worse) + 1)) / 2**(better + worse)
+    return gains.mean(), better, worse, 2 * side
+'''),
+    ("ex_30_own_environment", "each type takes its own turns", r'''
+def split(tasks):
+    panels = {"train": [], "development": [], "test": []}
+    for place, task in enumerate(tasks):
+        panels[("train", "test", "development", "train", "train")[place % 5]].append(task)
+    return panels
+'''),
+    ("ex_30_own_environment", "the turns are training, test", r'''
+def split(tasks):
+    first, second = len(tasks) * 3 // 5, len(tasks) * 4 // 5
+    return {"train": tasks[:first], "development": tasks[first:second], "test": tasks[second:]}
+'''),
+    ("ex_30_own_environment", "messages of one side are one", r'''
+def episode_of(record):
+    states = [m["content"] for m in record["messages"] if m["role"] != "assistant"]
+    actions = [" ".join(m["content"].split()) for m in record["messages"] if m["role"] == "assistant"]
+    return record["goal"], states + [END_STATE] * (len(actions) + 1 - len(states)), actions, record["reward"]
+'''),
+    ("ex_30_own_environment", "a reward of 3", r'''
+def episode_of(record):
+    turns = []
+    for message in record["messages"]:
+        acts, text = message["role"] == "assistant", message["content"]
+        if turns and turns[-1][0] == acts:
+            text = turns.pop()[1] + "\n" + text
+        turns.append((acts, text))
+    states, actions = [text for _, text in turns[::2]], [" ".join(text.split()) for _, text in turns[1::2]]
+    return record["goal"], states + [END_STATE] * (len(actions) == len(states)), actions, record["reward"]
+'''),
+    ("ex_30_own_environment", "would give the test away", r'''
+def may_learn(episodes, measured):
+    return [number for number, (name, *_) in enumerate(episodes) if name not in measured]
+'''),
+    ("ex_30_own_environment", "the same goal on another page", r'''
+def may_learn(episodes, measured):
+    goals = {goal for name, goal, _ in episodes if name in measured}
+    return [number for number, (name, goal, _) in enumerate(episodes) if name not in measured and goal not in goals]
+'''),
+    ("ex_30_own_environment", "the chain goes from a", r'''
+def may_learn(episodes, measured):
+    pairs = {(goal, page) for name, goal, page in episodes if name in measured}
+    names = {name for name, goal, page in episodes if (goal, page) in pairs} | set(measured)
+    pairs |= {(goal, page) for name, goal, page in episodes if name in names}
+    return [n for n, (name, goal, page) in enumerate(episodes) if name not in names and (goal, page) not in pairs]
+'''),
+    ("ex_31_text_worlds", "an empty trunk", r'''
+def offers(state):
+    scene = read_scene(state)
+    commands = [f"go {way}" for way in scene.exits]
+    for thing, inside in scene.here.items():
+        if inside == "closed":
+            commands.append(f"open {thing}")
+        elif thing not in ("stove", "oven", "cookbook"):
+            commands += [f"take {name} from {thing}" for name in inside.split(", ")] if inside else [f"take {thing}"]
+    return sorted(commands)
+'''),
+    ("ex_31_text_worlds", "a stove is not carried away", r'''
+def offers(state):
+    scene = read_scene(state)
+    commands = [f"go {way}" for way in scene.exits]
+    commands += [f"open {thing}" for thing, inside in scene.here.items() if inside == "closed"]
+    commands += [f"take {thing}" for thing, inside in scene.here.items() if not inside]
+    return sorted(commands + [f"take {name} from {thing}" for thing, inside in scene.here.items()
+                              if inside not in ("", "closed", "empty") for name in inside.split(", ")])
+'''),
+    ("ex_31_text_worlds", "which is cut inside a word", r'''
+def meant(action, commands):
+    said = " ".join(word for word in action.lower().strip(" .!").split() if word not in ("a", "an", "the"))
+    found = [c for c in commands if c == said] or [c for c in commands if c.startswith(said)]
+    if len(found) != 1:
+        raise ValueError("Which command?")
+    return found[0]
+'''),
+    ("ex_31_text_worlds", "raised ValueError: Which command?", r'''
+def meant(action, commands):
+    said = " ".join(word for word in action.lower().strip(" .!").split() if word not in ("a", "an", "the"))
+    found = [c for c in commands if f"{c} ".startswith(f"{said} ")]
+    if len(found) != 1:
+        raise ValueError("Which command?")
+    return found[0]
+'''),
+    ("ex_31_text_worlds", "leave out the record that is asked about", r'''
+def told_right(questions, answers):
+    counts = {}
+    for question, answer in zip(questions, answers):
+        counts.setdefault(question, Counter())[answer] += 1
+    right = [counts[question].most_common(1)[0][0] == answer for question, answer in zip(questions, answers)]
+    coins = [hit for hit, answer in zip(right, answers) if answer != "nothing"]
+    return sum(right) / len(right), sum(coins) / len(coins)
+'''),
+    ("ex_31_text_worlds", "nobody else was asked", r'''
+def told_right(questions, answers):
+    right = []
+    for place, question in enumerate(questions):
+        others = Counter(a for i, (q, a) in enumerate(zip(questions, answers)) if q == question and i != place).most_common()
+        tie = len(others) > 1 and others[0][1] == others[1][1]
+        right.append(bool(others) and ("nothing" if tie else others[0][0]) == answers[place])
+    coins = [hit for hit, answer in zip(right, answers) if answer != "nothing"]
+    return sum(right) / len(right), sum(coins) / len(coins)
+'''),
+    ("ex_40_experiments", "a test trains nobody", r'''
+def bill(steps, uses):
+    return sum(steps.values()) if uses else steps["demonstrations"] + steps["evaluation"]
+'''),
+    ("ex_40_experiments", "all logged steps had to be taken", r'''
+def bill(steps, uses):
+    return steps["demonstrations"] + ("RL" in uses) * steps["RL"]
+'''),
+    ("ex_40_experiments", "were looked at once", r'''
+def bill(steps, uses):
+    pages = "first pages"
+    charged = {"logs": ["logs"], "dream": [pages, "gate"], "real": [pages, "RL"], "few": [pages, "few"]}
+    return steps["demonstrations"] + sum(steps[purpose] for use in uses for purpose in charged[use])
+'''),
+    ("ex_40_experiments", "a known goal on a new page", r'''
+def split_seen(rows):
+    if any(None in (row["goal_read"], row["page_read"]) for row in rows):
+        return "unknown"
+    seen = [row["success"] for row in rows if row["goal_read"] or row["page_read"]]
+    unseen = [row["success"] for row in rows if not row["goal_read"] and not row["page_read"]]
+    return sum(seen), len(seen), sum(unseen), len(unseen)
+'''),
+    ("ex_40_experiments", "not known is not unseen", r'''
+def split_seen(rows):
+    seen = [row["success"] for row in rows if row["goal_read"] and row["page_read"]]
+    unseen = [row["success"] for row in rows if not (row["goal_read"] and row["page_read"])]
+    return sum(seen), len(seen), sum(unseen), len(unseen)
+'''),
+    ("ex_40_experiments", "draw seeds, not only tasks", r'''
+def two_stage_interval(first, second, random):
+    differences = (second - first).ravel()
+    means = random.choice(differences, (2000, len(differences))).mean(1)
+    return tuple(np.quantile(means, (0.025, 0.975)))
+'''),
+    ("ex_40_experiments", "within each drawn seed draw its tasks", r'''
+def two_stage_interval(first, second, random):
+    means = random.choice((second - first).mean(1), (2000, len(first))).mean(1)
+    return tuple(np.quantile(means, (0.025, 0.975)))
+'''),
+    ("ex_40_experiments", "within each task", r'''
+def two_stage_interval(first, second, random):
+    sides = []
+    for outcomes in (first, second):
+        rows = random.integers(len(outcomes), size=(2000, len(outcomes)))
+        columns = random.integers(outcomes.shape[1], size=(2000, *outcomes.shape))
+        sides.append(outcomes[rows[:, :, None], columns].mean((1, 2)))
+    return tuple(np.quantile(sides[1] - sides[0], (0.025, 0.975)))
+'''),
+    ("ex_43_failure_gallery", "who always says failure", r'''
+def ceiling(traces, outcomes):
+    return sum(("not complete" not in trace) == outcome for trace, outcome in zip(traces, outcomes)) / len(traces)
+'''),
+    ("ex_43_failure_gallery", "both traces say nothing", r'''
+def ceiling(traces, outcomes):
+    return max(np.mean(outcomes), 1 - np.mean(outcomes)) if len(set(traces)) == 1 else 1.0
+'''),
+    ("ex_43_failure_gallery", "the batch has the mean 0.25", r'''
+def advantages(rewards, groups, weight):
+    output = np.zeros(len(rewards))
+    for group in np.unique(groups):
+        output[groups == group] = rewards[groups == group] - rewards[groups == group].mean()
+    return output
+'''),
+    ("ex_43_failure_gallery", "at full weight", r'''
+def advantages(rewards, groups, weight):
+    output = np.zeros(len(rewards))
+    for group in np.unique(groups):
+        rows = groups == group
+        output[rows] = rewards[rows] - (rewards.mean() if np.ptp(rewards[rows]) == 0 else rewards[rows].mean())
+    return weight * output
+'''),
+    ("ex_43_failure_gallery", "after success has come", r'''
+def diagnose(curve):
+    if curve["dead"][-1] > 0.9:
+        return "dead groups"
+    return "healthy" if curve["dreamed"][-1] > 0.9 else "inverted mask"
+'''),
+    ("ex_43_failure_gallery", "the world's is not", r'''
+def diagnose(curve):
+    if curve["dead"].min() == 1:
+        return "dead groups"
+    if curve["entropy"][5:10].mean() < 0.1 and curve["real"][-1] < 0.9:
+        return "collapse"
+    return "healthy" if curve["dreamed"][-10:].mean() > 0.8 else "inverted mask"
 '''),
 ]
