@@ -232,7 +232,8 @@ def test_links_of_a_page_are_addresses_of_the_repository(pages, path):
 MEASURE = """<script>
 const told = slides.map((slide, number) => {
   show(number);
-  const edge = slide.getBoundingClientRect(), parts = [...slide.querySelectorAll("*")].map((part) => part.getBoundingClientRect());
+  const edge = slide.getBoundingClientRect();
+  const parts = [...slide.querySelectorAll("*")].map((part) => part.getBoundingClientRect()).filter((part) => part.width && part.height);
   return Math.max(...parts.map((part) => Math.max(part.bottom - edge.bottom, part.right - edge.right, edge.left - part.left)));
 });
 document.title = JSON.stringify([told, performance.getEntriesByType("resource").map((entry) => entry.name)]);
