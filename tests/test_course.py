@@ -108,7 +108,8 @@ def test_points_add_up():
     rubric = re.findall(r"^\|.*\| (\d+) \|$", text_of(KIT / "project.md"), re.M)
     (together,) = re.findall(r"\*\*together\*\* \| \*\*(\d+)\*\*", text_of(KIT / "project.md"))
     assert len(rubric) >= 6 and sum(map(int, rubric)) == int(together)
-    points = re.search(r"Exercises (\d+) .*? beside them (\d+), the \[project\]\(project\.md\) (\d+)", text_of(KIT / "README.md"), re.S)
+    told = r"Exercises (\d+) .*? beside them (\d+), the \[project\]\(project\.md\) (\d+)"
+    points = re.search(told, text_of(KIT / "README.md"), re.S)
     assert sum(map(int, points.groups())) == 100 and points[3] == together
     assert f"worth {together} of the course's 100 points" in text_of(KIT / "project.md")
 
@@ -205,8 +206,8 @@ def pages(tmp_path_factory) -> dict[Path, str]:
     words = [word for word in shlex.split(line) if not word.endswith("*.ipynb")]
     words[words.index("_docs/slides")] = str(folder)
     nowhere = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
-    done = subprocess.run([sys.executable, "-m", *words, *map(str, WEEKS)], cwd=ROOT, capture_output=True, text=True, timeout=900,
-                          env=os.environ | nowhere | {"PYTHONPATH": str(ROOT)})
+    done = subprocess.run([sys.executable, "-m", *words, *map(str, WEEKS)], cwd=ROOT, capture_output=True, text=True,
+                          timeout=1800, env=os.environ | nowhere | {"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Alternative text is missing" not in done.stderr
     return {path: (folder / f"{path.stem}.slides.html").read_text(encoding="utf-8") for path in WEEKS}
@@ -233,7 +234,8 @@ MEASURE = """<script>
 const told = slides.map((slide, number) => {
   show(number);
   const edge = slide.getBoundingClientRect();
-  const parts = [...slide.querySelectorAll("*")].map((part) => part.getBoundingClientRect()).filter((part) => part.width && part.height);
+  const boxes = [...slide.querySelectorAll("*")].map((part) => part.getBoundingClientRect());
+  const parts = boxes.filter((part) => part.width && part.height);
   return Math.max(...parts.map((part) => Math.max(part.bottom - edge.bottom, part.right - edge.right, edge.left - part.left)));
 });
 document.title = JSON.stringify([told, performance.getEntriesByType("resource").map((entry) => entry.name)]);
@@ -247,8 +249,9 @@ def test_no_slide_overflows(pages, path, tmp_path):
 
     page = tmp_path / "slides.html"
     page.write_text(pages[path].replace("</body>", MEASURE), encoding="utf-8")
-    command = [find_browser(), "--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1280,720", f"--user-data-dir={tmp_path}/user",
-               "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=2000", "--dump-dom", page.as_uri()]
+    command = [find_browser(), "--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1280,720", "--dump-dom",
+               f"--user-data-dir={tmp_path}/user", "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=2000",
+               page.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     told, fetched = json.loads(re.search(r"<title>(\[.*?\])</title>", done.stdout, re.S)[1].replace("&amp;", "&"))
     assert len(told) == len(slides_of(path)) and fetched == []
@@ -308,10 +311,10 @@ def test_a_chapter_runs_in_a_fresh_runtime(tmp_path):
     pip.write_text(f'#!/bin/sh\nexec "{runtime}/bin/python" -m pip "$@" --no-deps --no-build-isolation\n', encoding="utf-8")
     pip.chmod(0o755)
     (tmp_path / "here").mkdir()
-    redirect = {"GIT_CONFIG_COUNT": "2", "GIT_CONFIG_KEY_0": f"url.{ROOT.as_uri()}.insteadOf", "GIT_CONFIG_VALUE_0": settings()["git_url"],
-                "GIT_CONFIG_KEY_1": "safe.directory", "GIT_CONFIG_VALUE_1": "*"}
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV", "DREAMGYM_RUNS")}
-    environment |= redirect | {"COLAB_RELEASE_TAG": "a test", "PATH": f"{runtime}/bin{os.pathsep}{os.environ['PATH']}", "MPLBACKEND": "agg"}
+    environment = {name: os.environ[name] for name in os.environ if name not in ("PYTHONPATH", "VIRTUAL_ENV", "DREAMGYM_RUNS")}
+    environment |= {"COLAB_RELEASE_TAG": "a test", "PATH": f"{runtime}/bin{os.pathsep}{os.environ['PATH']}", "MPLBACKEND": "agg",
+                    "GIT_CONFIG_COUNT": "2", "GIT_CONFIG_KEY_1": "safe.directory", "GIT_CONFIG_VALUE_1": "*",
+                    "GIT_CONFIG_KEY_0": f"url.{ROOT.as_uri()}.insteadOf", "GIT_CONFIG_VALUE_0": settings()["git_url"]}
     done = subprocess.run([runtime / "bin" / "python", "-c", RUN, BOOK / "01_trajectories.ipynb"], cwd=tmp_path / "here",
                           env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
