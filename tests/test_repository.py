@@ -200,7 +200,7 @@ def test_the_package_is_what_the_notebooks_export(exported):
 
 def test_the_notebooks_are_clean(exported):
     book = ROOT / "nbs"
-    changed = [path.name for path in [*book.glob("*.ipynb"), *book.glob("exercises/*.ipynb")]
+    changed = [path.name for path in [*book.glob("*.ipynb"), *book.glob("exercises/*.ipynb"), *book.glob("course/*.ipynb")]
                if path.read_text(encoding="utf-8") != (exported / path.relative_to(ROOT)).read_text(encoding="utf-8")]
     assert changed == [], "run nbdev-clean"
 
