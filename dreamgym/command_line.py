@@ -305,7 +305,7 @@ def _on_ray(
         for run in runs:
             held.enter_context(reproducing(run))
         results = experiments.run_cells(cells, output, panel, address, cores, variables, typer.echo)
-    return [f"{cell}: {sentence}" for cell, sentence in results.items() if sentence]
+    return [f"{cell}: {results[cell]}" for cell in cells if results[cell]]
 
 # %% ../nbs/93_command_line.ipynb #8431fbc4
 def _one_of(option: str, value: str, *allowed: str) -> None:

@@ -649,6 +649,7 @@ def run_cells(
             for cell, node in zip(queue.ready(), _places(ray.nodes(), cores, queue), strict=False):
                 task = _start(ray, cell, node, cores, variables or {}, str(Path(output).absolute()), panel)
                 queue.started(task, cell, node["NodeID"])
+                tell(f"{cell}: on node {node['NodeID'][:8]}")
             alone = time.monotonic() if queue.running else alone
             if time.monotonic() - alone > 2 * _REST:
                 raise DreamgymError(f"No node of the Ray cluster has {max(1, cores)} cores; start one, or ask for fewer.")

@@ -608,8 +608,10 @@ def _ends_well(task: Task, step: Transition, touched: Element) -> bool | None:
     check = mask_quoted(_check(task, step))
     if check and touched.text.lower() in _SUBMITS:
         return check.endswith((" yes.", " complete.")) and not check.endswith(" not complete.")
-    a_box = touched.tag in ("select", "checkbox", "radio") and touched.tag not in named_texts(task.goal, step.state)
-    return True if check.endswith(" yes.") and not a_box else None
+    its_sort = touched.tag in named_texts(task.goal, step.state)  # "a checkbox": any of them
+    alone = sum(e.text == touched.text for e in parse_state(step.state)) == 1
+    meant = its_sort or alone and touched.tag not in ("select", "checkbox", "radio")
+    return True if meant and check.endswith(" yes.") else None
 
 # %% ../nbs/04_pages.ipynb #b46de8c0
 @patch
