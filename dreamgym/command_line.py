@@ -302,6 +302,7 @@ def _on_ray(
     variables = {name: text for name, text in variables.items() if name != "OMP_NUM_THREADS"}  # Ray counts a cell's cores
     variables |= {name: text for name, text in os.environ.items() if name.startswith("DREAMGYM_")}
     with contextlib.ExitStack() as held:
+        held.enter_context(gentle_end())
         for run in runs:
             held.enter_context(reproducing(run))
         results = experiments.run_cells(cells, output, panel, address, cores, variables, typer.echo)

@@ -619,7 +619,7 @@ def _connected(address: str):
                             "that `ray start` has started, or none for this machine alone.") from error
     return ray
 
-# %% ../nbs/40_experiments.ipynb #fc46bbc0
+# %% ../nbs/40_experiments.ipynb #fdb51980
 def _start(ray, cell: Cell, node: dict, cores: int, variables: Mapping[str, str], *rest: str):
     "A cell as a task on a node, in a process that ends with it: memory is given back."
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -631,7 +631,7 @@ def _start(ray, cell: Cell, node: dict, cores: int, variables: Mapping[str, str]
     return task.options(num_cpus=cores or has["CPU"], num_gpus=devices, scheduling_strategy=place,
                         runtime_env={"env_vars": dict(variables)}).remote(cell, *rest)
 
-
+# %% ../nbs/40_experiments.ipynb #fc46bbc0
 def run_cells(
     cells: Sequence[Cell],  # those of one run in the order in which they build its stages
     output: str | Path,  # folder for the rows; like the runs, where every node sees it
