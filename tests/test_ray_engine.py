@@ -185,8 +185,8 @@ def cluster(monkeypatch):
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
-    size = dict(num_cpus=1, object_store_memory=80 * 2**20)
-    found = Cluster(initialize_head=True, head_node_args=size | {"include_dashboard": False})
+    size = dict(num_cpus=1, object_store_memory=80 * 2**20, include_log_monitor=False)
+    found = Cluster(initialize_head=True, head_node_args=size | {"include_dashboard": False, "no_monitor": True})
     try:
         found.second = found.add_node(**size)
         yield found
