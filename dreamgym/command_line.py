@@ -290,6 +290,56 @@ def _each_seed(seeds: Sequence[int], words: Sequence[str]) -> None:
         if code:
             raise typer.Exit(code)
 
+
+def _on_ray(
+    runs: Sequence[Run], variants: Sequence[str], output: Path, panel: str, address: str, cores: int, variables: dict
+) -> list[str]:  # what failed
+    "The cells of an experiment as tasks of Ray, see chapter 40."
+    from dreamgym import experiments
+
+    cells = [experiments.Cell(str(run.path.resolve()), run.seed, name) for run in runs
+             for name in experiments.allowed_variants(run, variants)]
+    variables = {name: text for name, text in variables.items() if name != "OMP_NUM_THREADS"}  # Ray counts a cell's cores
+    variables |= {name: text for name, text in os.environ.items() if name.startswith("DREAMGYM_")}
+    with contextlib.ExitStack() as held:
+        held.enter_context(gentle_end())
+        for run in runs:
+            held.enter_context(reproducing(run))
+        results = experiments.run_cells(cells, output, panel, address, cores, variables, typer.echo)
+    return [f"{cell}: {results[cell]}" for cell in cells if results[cell]]
+
+# %% ../nbs/93_command_line.ipynb #8431fbc4
+def _one_of(option: str, value: str, *allowed: str) -> None:
+    if value not in allowed:
+        raise DreamgymError(f"The {option} {value!r} is unknown here; choose {' or '.join(allowed)}.")
+
+
+def _named_variants(text: str) -> list[str]:
+    "Names between commas, each that of a variant."
+    from dreamgym import experiments
+
+    names = _words(text)
+    for name in names:
+        experiments.named_variant(name)
+    return names
+
+
+def _rows_folder(suite: str, size: Scale, panel: str, output: str) -> Path:
+    "Where the rows of an experiment go."
+    from dreamgym import experiments
+
+    place = "main" if panel == "test" else panel
+    name = experiments.results_name(suite or os.environ.get("DREAMGYM_SUITE") or DEFAULT_SUITE, size.name)
+    return Path(os.path.expanduser(output) or f"results/{place}/{name}")
+
+
+def _end_experiment(path: Path, scale: str, failed: Sequence[str]) -> None:
+    "The table, and a failure where something failed."
+    if (path / "agents.csv").exists():
+        _seed_table(path / "agents.csv", scale, Console(force_jupyter=False, highlight=False))
+    if failed:
+        raise DreamgymError(f"{len(failed)} of the agents failed, the others are done. {' '.join(failed)}")
+
 # %% ../nbs/93_command_line.ipynb #53bb430b
 @app.command()
 def experiment(
@@ -301,30 +351,34 @@ def experiment(
     panel: Annotated[str, typer.Option(help="What is measured: test, or development for choices.")] = "test",
     change: Annotated[list[str], typer.Option("--set", help="A size for all, for example iterations=8; repeatable.")] = [],
     output: Annotated[str, typer.Option(help="Folder for the rows; default results/main/SUITE-SCALE.")] = "",
+    engine: Annotated[str, typer.Option(help="local: seed after seed; ray: seeds side by side on a cluster.")] = "local",
+    ray_address: Annotated[str, typer.Option(help="Of a Ray cluster; default RAY_ADDRESS, or this machine alone.")] = "",
+    cores: Annotated[int, typer.Option(help="With ray: cores of a task; 0: one task a node.", min=0)] = 0,
 ) -> None:
     "Compare variants over several seeds, without the chapters; their results go to tables."
-    size, numbers = Scale.named(scale), seed_numbers(seeds)
-    if panel not in ("test", "development"):
-        raise DreamgymError(f"The panel {panel!r} measures nothing here; choose test or development.")
-    with set_variables(kernel_variables(size)):  # before torch is imported
+    size, numbers, failed = Scale.named(scale), seed_numbers(seeds), []
+    _one_of("panel", panel, "test", "development")
+    _one_of("engine", engine, "local", "ray")
+    with set_variables(variables := kernel_variables(size)):  # before torch is imported
         from dreamgym import experiments
 
-        names, sizes, place = _words(variants), changed_sizes(change), "main" if panel == "test" else panel
-        for name in names:
-            experiments.named_variant(name)
-        folder = experiments.results_name(suite or os.environ.get("DREAMGYM_SUITE") or DEFAULT_SUITE, size.name)
-        path = Path(os.path.expanduser(output) or f"results/{place}/{folder}")
+        names, sizes, path = _named_variants(variants), changed_sizes(change), _rows_folder(suite, size, panel, output)
+        if engine == "ray":
+            experiments.require_ray()
         _prepare_machine()
-        if len(numbers) == 1:
-            opened = _open_with(suite, size.name, numbers[0], sizes)
-            _check_suite(opened)
-            run_stages(opened, names, path, panel, baseline)
+        if engine == "ray":
+            opened = [_open_with(suite, size.name, number, sizes) for number in numbers]
+            failed = _on_ray(opened, names or experiments.plain_variants(baseline), path, panel, ray_address, cores, variables)
+        elif len(numbers) == 1:
+            run = _open_with(suite, size.name, numbers[0], sizes)
+            _check_suite(run)
+            run_stages(run, names, path, panel, baseline)
         else:  # a process each: memory is given back
             words = ["experiment", *(["--suite", suite] if suite else []), "--scale", size.name, "--output", str(path),
                      *(["--variants", ",".join(names)] if names else []), *(["--baseline"] if baseline else []),
                      "--panel", panel, *(word for one in change for word in ("--set", one))]
             _each_seed(numbers, words)
-    _seed_table(path / "agents.csv", size.name, Console(force_jupyter=False, highlight=False))
+    _end_experiment(path, size.name, failed)
 
 # %% ../nbs/93_command_line.ipynb #015f41be
 @app.command()
@@ -531,9 +585,9 @@ def dream(
     task, console = _dream_task(opened, kind, seed), Console(force_jupyter=False)
     with console.status("loading the experience model"), set_variables(kernel_variables(opened.scale)):
         from dreamgym.experience_model import DreamEnvironment
-        from dreamgym.replay_buffer import grounded_model
+        from dreamgym.replay_buffer import simulator_of
 
-        environment = DreamEnvironment(grounded_model(opened)[0], opened.scale.maximum_steps)
+        environment = DreamEnvironment(simulator_of(opened)[0], opened.scale.maximum_steps)
     play_dream(environment, task, console)
 
 # %% ../nbs/93_command_line.ipynb #de300002

@@ -657,6 +657,17 @@ def trials(
     "Actions with which to try out an invented task in the dream; none by default."
     return []
 
+# %% ../nbs/03_environments.ipynb #4f29b235
+@patch
+def predict(
+    self: Grammar,
+    task: Task,
+    state: str,
+    action: str,  # that `check_action` takes
+) -> Transition | None:
+    "What follows an action by rules, without a model; None where no rule says it, which is the default."
+    return None
+
 # %% ../nbs/03_environments.ipynb #d8712dae
 ANY_TEXT = Grammar()  # of a world that says nothing about itself
 

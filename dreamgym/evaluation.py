@@ -29,7 +29,7 @@ from dreamgym.experience_model import (
     recorded_steps,
     repeated_steps,
 )
-from .replay_buffer import grounded_model
+from .replay_buffer import simulator_of
 from dreamgym.rollouts import (
     Agent,
     Rollout,
@@ -144,7 +144,7 @@ def seen_parts(
 # %% ../nbs/21_evaluation.ipynb #708ca811
 def recorded_evaluation(run: Run, name: str, agent: Agent, tasks: Sequence[Task]) -> dict:  # a row, labelled "not real"
     "Where there are recordings only: success in the dream, and agreement with the panel's recorded successes."
-    model, buffer = grounded_model(run)
+    model, buffer = simulator_of(run)
     buffer.freeze()
     dreamed = evaluate(agent, DreamBatch(model, run.scale.maximum_steps), tasks)
     measured = {task.id for task in tasks}
@@ -276,7 +276,7 @@ def first_gate(run: Run) -> dict:  # the row of `Fidelity`
     Where there are recordings only, the model is held against held-out recorded steps; the row says "recorded".
     """
     def make(path: Path) -> None:
-        agent, (model, buffer) = new_agent(run, start_agent(run)), grounded_model(run)
+        agent, (model, buffer) = new_agent(run, start_agent(run)), simulator_of(run)
         buffer.freeze()
         if not suite_of(run).playable():
             return atomic_write_json(path, recorded_fidelity(run, agent, model))
@@ -293,7 +293,7 @@ def first_gate(run: Run) -> dict:  # the row of `Fidelity`
 def model_quality(run: Run) -> dict[str, dict]:  # variant -> what `judge_answers` says
     "The experience model on held-out real transitions: full, and without suspicion, retrieval, reasoning or history. Once."
     def make(path: Path) -> None:
-        model, buffer = grounded_model(run)
+        model, buffer = simulator_of(run)
         buffer.freeze()
         training, held = recorded_steps(run)
         order = np.random.default_rng(derive_seed(run.seed, "quality")).permutation(len(held))

@@ -9,12 +9,15 @@ __all__ = ['STAGES', 'VARIANTS', 'PLAIN', 'suite_name', 'open_experiment', 'stag
            'named_variant', 'variant_run', 'plain_variants', 'allowed_variants', 'run_variants', 'run_method',
            'real_steps', 'settings_hash', 'command_of', 'episode_rows', 'split_seen', 'result_rows', 'type_rows',
            'fidelity_rows', 'curve_rows', 'results_name', 'read_episodes', 'save_results', 'results_of',
-           'paired_outcomes']
+           'paired_outcomes', 'Cell', 'run_cell', 'require_ray', 'run_cells']
 
 # %% ../nbs/40_experiments.ipynb #5d583593
 import gzip
 import json
 import math
+import os
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from hashlib import sha256
@@ -24,12 +27,13 @@ from typing import NamedTuple
 
 import pandas as pd
 import torch
+from filelock import FileLock
 
 from .environments import Suite, checked_suite, start_tasks, suite_of
 from .evaluation import evaluation, first_gate, known_texts, seen_parts
 from .language_model import choose_placement
 from .rollouts import demonstrations, imitation, offline_data, preference_optimization, warm_start
-from .runs import DEFAULT_SUITE, Run, Scale, load_suite, register_suite
+from .runs import DEFAULT_SUITE, Run, Scale, load_suite, read_config, register_suite, usable_cores
 from .sim_to_real import merge_rows, real_few, sim_to_real, variant_of
 from .training_loop import dream_training, iteration_metrics, last_gate, real_training
 from .trajectories import DreamgymError, read_json, read_trajectories
@@ -76,9 +80,9 @@ STAGES = {  # stage -> the stages that it is made from, and the sizes of its own
     "buffer": ("annotated.jsonl", ""),
     "experience_model": ("annotated.jsonl", "experience_epochs experience_learning_rate experience_token_budget outcome_weight "
                          "variation_examples judgement_examples retrieved reasoning_share"),
-    "model_quality.json": ("experience_model buffer", ""),
+    "model_quality.json": ("experience_model buffer", "simulator"),
     "agent/dpo": ("agent/imitation", "start preference_weight preference_epochs preference_learning_rate preference_pairs"),
-    "gate.json": ("experience_model buffer agent/imitation", "start doubt temperature"),
+    "gate.json": ("experience_model buffer agent/imitation", "start doubt temperature simulator"),
     "iterations": ("gate.json starts.jsonl", _LEARNER + " variations synthetic_share value_threshold"),
     "gate_after.json": ("iterations", ""),
     "real": ("agent/imitation starts.jsonl", _LEARNER + " real_values"),
@@ -144,6 +148,7 @@ VARIANTS = {
     "no_curriculum": Variant("dream without curriculum", dream_training, _DREAM,
                              {"synthetic_share": 0.0, "smallest_value": 0.25}),
     "no_doubt": Variant("dream without doubt", dream_training, _DREAM, {"doubt": False}),
+    "rules_only": Variant("dream by rules alone", dream_training, _DREAM, {"simulator": "rules", "synthetic_share": 0.0}),
     "oracle_data": Variant("dream of designed data", dream_training, _DREAM, {"source": "oracle"}),
 }
 PLAIN = ("warm_start", "imitation", "dream", "sim_to_real")  # what is measured where nothing else is asked for
@@ -273,6 +278,7 @@ def _spent(view: Run, variant: Variant) -> dict[str, float | str]:
     needed = ["demonstrations.jsonl", "agent/warm_start", *(stage for use in variant.uses for stage in _NEEDS.get(use, ())),
               *["offline.jsonl"] * (imitates or "logs" in variant.uses), *["agent/imitation"] * imitates,
               *["agent/dpo"] * (variant.train is preference_optimization)]
+    needed = [stage for stage in needed if stage != "experience_model" or view.scale.simulator == "model"]
     places = [view.place(stage).relative_to(view.path).as_posix() for stage in dict.fromkeys(needed)]
     last = {row["stage"]: row for row in view.stages()}  # a stage that was made again counts once
     rows = [row for stage, row in last.items() if any(stage == place or stage.startswith(f"{place}/") for place in places)]
@@ -507,3 +513,152 @@ def paired_outcomes(
     if not both:
         raise DreamgymError(f"The variants {first!r} and {second!r} share no episode; measure both on the same seeds.")
     return {task: found[first][task] for task in both}, {task: found[second][task] for task in both}
+
+# %% ../nbs/40_experiments.ipynb #c7debf68
+class Cell(NamedTuple):
+    "The smallest piece of an experiment."
+
+    run: str  # run directory, by the path under which every node finds it
+    seed: int  # of that run
+    variant: str  # see `named_variant`
+
+    def __str__(self):
+        return f"seed {self.seed}, {self.variant}"
+
+
+_PATIENCE = 300.0  # seconds that a cell waits for what a dead one has locked
+
+
+def run_cell(
+    cell: Cell,
+    output: str | Path,  # folder for the rows
+    panel: str = "test",  # or "development"
+) -> str:  # what went wrong, in a sentence; empty: nothing
+    "Train and measure one variant of a run, and put the rows of that run into the tables."
+    before, Run.patience = Run.patience, _PATIENCE
+    try:
+        run = Run.open(cell.run, **read_config(Path(cell.run)))
+        if missing := suite_of(run).missing():
+            raise DreamgymError(" ".join(missing))
+        run_variants(run, [cell.variant], panel)
+        with FileLock(run.path.with_name(".tables.lock")).acquire(timeout=_PATIENCE):  # other seeds write there too
+            save_results(run, output, panel)
+    except Exception as error:  # told by whoever has started it
+        reason = next(iter(str(error).splitlines()), "") or "no reason"
+        return " ".join(str(error).split()) if isinstance(error, DreamgymError) else f"{type(error).__name__}: {reason}"
+    finally:
+        Run.patience = before
+    return ""
+
+# %% ../nbs/40_experiments.ipynb #3dd20c7d
+_REST = 30.0  # seconds in which a node where a process has died gets no other cell, if there is another node
+
+
+class _Queue:
+    "Which cells may run: of each run one at a time, in order. A cell whose process has died comes again."
+
+    def __init__(self, cells: Sequence[Cell], tries: int):
+        self.tries, self.deaths, self.resting = tries, Counter(), {}
+        self.waiting: dict[str, list[Cell]] = {}
+        self.running: dict[object, tuple[Cell, str]] = {}  # task -> cell and node
+        self.results: dict[Cell, str] = {}
+        for cell in cells:
+            self.waiting.setdefault(cell.run, []).append(cell)
+
+    def ready(self) -> list[Cell]:
+        busy = {cell.run for cell, _ in self.running.values()}
+        return [cells[0] for run, cells in self.waiting.items() if cells and run not in busy]
+
+    def started(self, task: object, cell: Cell, node: str) -> None:
+        self.waiting[cell.run].remove(cell)
+        self.running[task] = (cell, node)
+
+    def ended(self, task: object, result: str) -> str:  # a line to tell
+        cell, _ = self.running.pop(task)
+        self.results[cell] = result
+        return f"{cell}: {result or 'done'}"
+
+    def died(self, task: object, how: str) -> str:  # a line to tell
+        cell, node = self.running[task]
+        self.deaths[cell] += 1
+        self.resting[node] = time.monotonic() + _REST
+        if self.deaths[cell] == self.tries:
+            return self.ended(task, f"Its process died {self.tries} times, at last with {how}.")
+        del self.running[task]
+        self.waiting[cell.run].insert(0, cell)
+        return f"{cell}: its process died ({how}); it goes on"
+
+# %% ../nbs/40_experiments.ipynb #4267b6f9
+def _places(nodes: Sequence[dict], cores: int, queue: _Queue) -> list[dict]:
+    "A node for each cell that can be started: one a node, or as many as its cores allow."
+    alive = [node for node in nodes if node["Alive"] and node["Resources"].get("CPU", 0) >= max(1, cores)]
+    rested = [node for node in alive if queue.resting.get(node["NodeID"], 0.0) < time.monotonic()]
+    taken = Counter(name for _, name in queue.running.values())
+    room = lambda node: int(node["Resources"]["CPU"]) // cores if cores else 1  # noqa: E731
+    return [node for node in rested or alive for _ in range(room(node) - taken[node["NodeID"]])]
+
+
+def require_ray():  # the module `ray`
+    "Ray, where it is installed; it is an extra of this package."
+    try:
+        import ray
+    except ImportError as error:
+        raise DreamgymError("The engine ray needs Ray, which is not installed; type: pip install 'dreamgym[ray]'") from error
+    return ray
+
+
+def _connected(address: str):
+    "Ray, connected to a cluster, or to one on this machine that ends with this process."
+    ray, where = require_ray(), address or os.environ.get("RAY_ADDRESS") or "local"
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    own = dict(num_cpus=usable_cores(), object_store_memory=80 * 2**20, include_dashboard=False)  # tasks hand over sentences
+    try:
+        ray.init(where, log_to_driver=False, logging_level="ERROR", **own if where == "local" else {})
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DreamgymError(f"No Ray cluster answers at {where} ({next(iter(str(error).splitlines()), '')[:120]}); name one "
+                            "that `ray start` has started, or none for this machine alone.") from error
+    return ray
+
+# %% ../nbs/40_experiments.ipynb #fdb51980
+def _start(ray, cell: Cell, node: dict, cores: int, variables: Mapping[str, str], *rest: str):
+    "A cell as a task on a node, in a process that ends with it: memory is given back."
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    has = node["Resources"]
+    devices = min(1.0, has.get("GPU", 0.0) / (has["CPU"] // cores if cores else 1))
+    place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+    task = ray.remote(max_calls=1, max_retries=0)(run_cell)
+    return task.options(num_cpus=cores or has["CPU"], num_gpus=devices, scheduling_strategy=place,
+                        runtime_env={"env_vars": dict(variables)}).remote(cell, *rest)
+
+# %% ../nbs/40_experiments.ipynb #fc46bbc0
+def run_cells(
+    cells: Sequence[Cell],  # those of one run in the order in which they build its stages
+    output: str | Path,  # folder for the rows; like the runs, where every node sees it
+    panel: str = "test",  # or "development"
+    address: str = "",  # of a Ray cluster; empty: RAY_ADDRESS, or a cluster on this machine alone
+    cores: int = 0,  # of a cell; 0: a node each
+    variables: Mapping[str, str] | None = None,  # for the environment of the cells
+    tell: Callable[[str], None] = print,
+    tries: int = 3,  # of a cell whose process or node dies
+) -> dict[Cell, str]:  # what went wrong, in a sentence; empty: nothing
+    "Run cells on Ray. A cell that dies is tried again and goes on from its run directory; one that fails stops no other."
+    ray, queue, alone = _connected(address), _Queue(cells, tries), time.monotonic()
+    try:
+        while queue.running or queue.ready():
+            for cell, node in zip(queue.ready(), _places(ray.nodes(), cores, queue), strict=False):
+                task = _start(ray, cell, node, cores, variables or {}, str(Path(output).absolute()), panel)
+                queue.started(task, cell, node["NodeID"])
+                tell(f"{cell}: on node {node['NodeID'][:8]}")
+            alone = time.monotonic() if queue.running else alone
+            if time.monotonic() - alone > 2 * _REST:
+                raise DreamgymError(f"No node of the Ray cluster has {max(1, cores)} cores; start one, or ask for fewer.")
+            done, _ = ray.wait(list(queue.running), timeout=1.0) if queue.running else ([], time.sleep(1.0))
+            for task in done:
+                try:
+                    tell(queue.ended(task, ray.get(task)))
+                except ray.exceptions.RayError as error:  # `run_cell` itself raises nothing
+                    tell(queue.died(task, type(error).__name__))
+    finally:
+        ray.shutdown()
+    return queue.results

@@ -582,3 +582,46 @@ def variation_problem(self: PageGrammar, task: Task, parent: Task) -> str:
 def trials(self: PageGrammar, task: Task, count: int) -> list[str]:
     "Clicks on the first elements."
     return [f"click {e.id}" for e in parse_state(task.start_state) if e.id is not None][:count]
+
+# %% ../nbs/04_pages.ipynb #2e38541a
+_SUBMITS = frozenset({"submit", "login", "log in", "sign in", "send", "save", "ok"})
+
+
+def _filled_page(action: Action, touched: Element, elements: Sequence[Element]) -> list[Element] | None:
+    "The elements after a text, a choice or a mark; None for any other click."
+    if action.kind == "click" and touched.on is None:
+        return None
+
+    def after(element: Element) -> Element:
+        if element.id != touched.id:  # of radio buttons one is on
+            other = touched.tag == element.tag == "radio" and element.on is not None
+            return element._replace(on=False) if other else element
+        if action.kind == "click":
+            return element._replace(on=touched.tag == "radio" or not touched.on)
+        return element._replace(text=one_line(action.text).strip())
+
+    return [after(element) for element in elements]
+
+
+def _ends_well(task: Task, step: Transition, touched: Element) -> bool | None:
+    "How a click ends the task; None where no rule says that it does."
+    check = mask_quoted(_check(task, step))
+    if check and touched.text.lower() in _SUBMITS:
+        return check.endswith((" yes.", " complete.")) and not check.endswith(" not complete.")
+    its_sort = touched.tag in named_texts(task.goal, step.state)  # "a checkbox": any of them
+    alone = sum(e.text == touched.text for e in parse_state(step.state)) == 1
+    meant = its_sort or alone and touched.tag not in ("select", "checkbox", "radio")
+    return True if meant and check.endswith(" yes.") else None
+
+# %% ../nbs/04_pages.ipynb #b46de8c0
+@patch
+def predict(self: PageGrammar, task: Task, state: str, action: str) -> Transition | None:
+    "Texts, choices and marks stand where they were put; a press of Submit, and a click on what is named, end the task."
+    parsed = parse_action(action)
+    touched = check_action(parsed, state)
+    end = Transition(state=state, action=action, next_state=END_STATE, reward=0.0, done=True)
+    won = _ends_well(task, end, touched) if parsed.kind == "click" else None
+    if won is not None:
+        return end.model_copy(update={"reward": float(won)})
+    after = _filled_page(parsed, touched, parse_state(state))
+    return after and end.model_copy(update={"next_state": render_state(after), "done": False})

@@ -178,7 +178,8 @@ AGENTS = {"warm_start": "warm start", "imitation": "imitation (BC, RFT)", "dpo":
           "real_from_imitation": "real GRPO, from RFT", "real_few": "real GRPO, as few steps",
           "real_few_from_imitation": "real GRPO, as few steps, from RFT", "no_retrieval": "dream without retrieval",
           "no_reasoning": "dream without reasoning", "no_curriculum": "dream without curriculum",
-          "no_doubt": "dream without doubt", "oracle_data": "dream of designed data"}
+          "no_doubt": "dream without doubt", "rules_only": "dream by rules alone",
+          "oracle_data": "dream of designed data"}
 
 
 def _evaluations(run: Run) -> dict[str, dict]:
@@ -586,9 +587,9 @@ def compare_steps(
     "Ask the experience model about held-out real episodes and endings, once."
     def make(path: Path) -> None:
         from dreamgym.experience_model import annotated_steps
-        from dreamgym.replay_buffer import grounded_model
+        from dreamgym.replay_buffer import simulator_of
 
-        held, (model, _) = _held_out(run), grounded_model(run)
+        held, (model, _) = _held_out(run), simulator_of(run)
         shown = [annotated_steps([t], model.grammar) for t in choose_episodes(held, episodes)]
         order = np.random.default_rng(derive_seed(run.seed, "endings")).permutation(len(held)).tolist()
         last = [s for i in order if (s := annotated_steps([held[i]], model.grammar)[-1]).transition.done][:endings]

@@ -97,6 +97,7 @@ class _Learning(_Experience):
     start: str = size("warm_start", "agent with which reinforcement learning starts: warm_start or imitation")
     reasoning_share: float = size(0.9, "share of the experience model's examples with a trace; 0: it never reasons")
     doubt: bool = size(True, "whether a success that speaks against its own trace is refused")
+    simulator: str = size("model", "who answers in the dream: model, the experience model; or rules, without a model")
     preference_weight: float = size(0.1, "β of DPO: how far the policy may move for a preference")
     preference_epochs: int = size(2, "passes over the preferences of DPO")
     preference_learning_rate: float = size(2e-4, "per step")

@@ -33,7 +33,7 @@ from .evaluation import development_tasks, first_gate, measure_fidelity, real_en
 from .experience_model import DreamBatch, ExperienceModel, Imagined, Query
 from .language_model import Example
 from .policy_optimization import Learner, LearnerSettings
-from .replay_buffer import ReplayBuffer, grounded_model
+from .replay_buffer import ReplayBuffer, simulator_of
 from .rollouts import Agent, Rollout, collect_rollouts, known_successes, new_agent, start_agent
 from .runs import Run, Scale, give_memory_back, derive_seed
 from .trajectories import DreamgymError, Task, Trajectory, atomic_write_json, read_json, write_trajectories
@@ -275,7 +275,7 @@ def dream_training(run: Run) -> Path:  # folder of the trained adapter
                          sizes.smallest_value)
 
     if not (folder := _last_folder(run, "iterations")).exists():
-        model, buffer = grounded_model(run)
+        model, buffer = simulator_of(run)
         environment, starts = DreamBatch(model, run.scale.maximum_steps), start_tasks(run)
         _train(run, "iterations", first_state(run, buffer), environment, pick, run.scale.iterations)
     return folder
@@ -306,7 +306,7 @@ def iteration_metrics(
 def last_gate(run: Run) -> dict:  # the row of `Fidelity`
     "The fidelity gate again, with the agent that the dream has trained. Once."
     def make(path: Path) -> None:
-        agent, (model, buffer) = new_agent(run, dream_training(run)), grounded_model(run)
+        agent, (model, buffer) = new_agent(run, dream_training(run)), simulator_of(run)
         buffer.freeze()
         if not suite_of(run).playable():
             return atomic_write_json(path, recorded_fidelity(run, agent, model))

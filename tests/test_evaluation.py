@@ -258,7 +258,7 @@ def grounded(small_run, monkeypatch):
 
     dream = Writing(lambda seed, action: action == "click 1")
     dream.retrieve = buffer.demonstrations
-    monkeypatch.setattr(module, "grounded_model", lambda run: (dream, buffer))
+    monkeypatch.setattr(module, "simulator_of", lambda run: (dream, buffer))
     return SimpleNamespace(run=small_run, dream=dream, buffer=buffer, attempts=attempts)
 
 
@@ -331,7 +331,7 @@ def recorded(open_suite, monkeypatch):
     held = [ExperienceExample(Query(t.task, PAGE, t.transitions[0].action), t.transitions[0], i) for i, t in enumerate(shown[:4])]
     monkeypatch.setattr(module, "new_agent", lambda run, adapter=None: agent)
     monkeypatch.setattr(module, "start_agent", lambda run: run.path / "agent" / "warm_start")
-    monkeypatch.setattr(module, "grounded_model", lambda run: (dream, ReplayBuffer(Vectors(), k=1)))
+    monkeypatch.setattr(module, "simulator_of", lambda run: (dream, ReplayBuffer(Vectors(), k=1)))
     monkeypatch.setattr(module, "held_out_steps", lambda run: held)
     return SimpleNamespace(run=run, dream=dream, held=held)
 

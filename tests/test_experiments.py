@@ -42,7 +42,7 @@ from dreamgym.trajectories import DreamgymError, read_json, read_trajectories
 TESTS = Path(__file__).parent
 CHOSEN = ("warm_start", "dpo_from_imitation", "no_retrieval", "no_curriculum", "no_doubt", "dream_from_imitation",
           "sim_to_real_from_imitation", "real_few", "dream_imitation", "dream_from_imitation+minibatches=3+kl_guard=true",
-          "real_from_imitation")
+          "real_from_imitation", "rules_only")
 SMALL = TINY | {"log_episodes": 3, "iterations": 1}
 
 
@@ -74,7 +74,7 @@ def test_shared_stages_are_built_once(played):
     assert built["offline.jsonl"] == built["agent/imitation"] == built["starts.jsonl"] == built["buffer"] == 1
     own = {stage.split("/")[1] for stage in built if stage.startswith("variants/")}
     assert own == {"dpo_from_imitation", "no_retrieval", "no_curriculum", "no_doubt", "dream_from_imitation", "real_few",
-                   "dream_imitation", "dream_from_imitation+minibatches=3+kl_guard=true", "real_from_imitation"}
+                   "dream_imitation", "dream_from_imitation+minibatches=3+kl_guard=true", "real_from_imitation", "rules_only"}
     models = {stage for stage in built if stage.endswith("experience_model")}
     assert models == {"experience_model", "variants/no_retrieval/experience_model"}, "retrained where it must be"
     stages = played.stages()
@@ -124,6 +124,21 @@ def test_a_killed_experiment_in_another_order_ends_with_the_same_numbers(played,
         assert drop(again.evaluations()[name]) == drop(played.evaluations()[name]), name
     for file in ("offline.jsonl", "starts.jsonl", "variants/dream_from_imitation/gate.json"):
         assert (again.path / file).read_bytes() == (played.path / file).read_bytes()
+
+
+def test_rules_alone_train_no_experience_model(tiny_model_folder, tmp_path):
+    run = open_experiment(cafe, run=str(tmp_path / "run"), **SMALL, model=str(tiny_model_folder))
+    run_variants(run, ["rules_only"])
+    assert not list(run.path.rglob("experience_model")) and run.evaluations()["rules_only"]["episodes"]
+    view = variant_run(run, "rules_only")
+    (folder,) = view.iterations()
+    dreamed = read_trajectories(folder / "rollouts.jsonl")
+    assert dreamed and not any(t.real or t.task.synthetic for t in dreamed)
+    assert {step.reasoning.rpartition(". ")[2] for t in dreamed for step in t.transitions if not step.invalid} <= {
+        "This ends the task well.", "This ends the task badly.", "Nothing changes.", "It goes on."}
+    (row,) = result_rows(run)
+    assert row["steps_dreamed"] == sum(map(len, dreamed)) and row["minutes"] != "" and read_json(view.place("gate.json"))["verdict"]
+    assert "--variants rules_only" in row["command"]
 
 
 def test_every_size_belongs_to_a_stage_or_to_all():
@@ -186,6 +201,7 @@ def test_minutes_are_those_of_the_stages_that_a_variant_needs(played, monkeypatc
     assert minutes["dream_from_imitation"] == 2 + 2 + 3 + 1 + 1 + 1  # logs, RFT; annotation, buffer, model; gate, starts, update
     assert minutes["sim_to_real_from_imitation"] == minutes["dream_from_imitation"] + 1
     assert minutes["no_doubt"] == minutes["dream_from_imitation"] - 1, "without imitation"
+    assert minutes["rules_only"] == minutes["no_doubt"] - 1, "without an experience model"
 
 
 def test_a_command_says_what_differs_from_its_scale(tmp_path):
@@ -239,7 +255,7 @@ def test_rows_are_replaced_and_others_stay(played, tmp_path):
     lines = gzip.compress("".join(json.dumps(row | {"seed": 7}) + "\n" for row in episodes).encode(), mtime=0)
     (tmp_path / "episodes.jsonl.gz").write_bytes(lines)
     save_results(played, tmp_path)
-    assert Counter(row["seed"] for row in read_episodes(tmp_path / "episodes.jsonl.gz")) == {0: 33, 7: 33}
+    assert Counter(row["seed"] for row in read_episodes(tmp_path / "episodes.jsonl.gz")) == {0: 36, 7: 36}
     (tmp_path / "episodes.jsonl.gz").write_bytes(lines[:50])
     with pytest.raises(DreamgymError, match="episodes.jsonl.gz cannot be read"):
         save_results(played, tmp_path)

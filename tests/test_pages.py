@@ -486,6 +486,46 @@ def test_the_grammar_of_pages_knows_pages():
     assert PAGES.trials(task, 2) == ["click 1", "click 2"] and PAGES.variation_problem(task, task) == ""
 
 
+EVERY_FIELD = ("text Name:\n[1] input ''\n[2] checkbox 'red' off\n[3] radio 'A' on\n[4] radio 'B' off\n"
+               "[5] select 'x' of 'x' | 'y'\n[6] button 'Submit'")
+
+
+@pytest.mark.parametrize(("action", "before", "after"), [
+    ("type 1 Ada  L", "[1] input ''", "[1] input 'Ada L'"), ("click 2", "'red' off", "'red' on"),
+    ("click 4", "'A' on\n[4] radio 'B' off", "'A' off\n[4] radio 'B' on"), ("click 3", "'A' on", "'A' on"),
+    ("select 5 y", "select 'x' of", "select 'y' of")])
+def test_rules_put_texts_choices_and_marks_where_they_belong(action, before, after):
+    task = Task(id="form/1", kind="form", goal='Enter "Ada" and press Submit.')
+    step = PageGrammar().predict(task, EVERY_FIELD, action)
+    assert (step.next_state, step.done, step.reward) == (EVERY_FIELD.replace(before, after), False, 0.0)
+
+
+@pytest.mark.parametrize(("goal", "page", "action", "won"), [
+    ('Enter "Ada" and press Submit.', "[1] input 'Ada'\n[2] button 'Submit'", "click 2", True),
+    ('Enter "Ada" and press Submit.', "[1] input 'ada'\n[2] button 'Submit'", "click 2", False),
+    ('Enter "Ada" and press Search.', "[1] input 'Ada'\n[2] button 'Search'", "click 2", None),
+    ("Select A and click Submit.", "[1] radio 'A' on\n[2] radio 'B' off\n[3] button 'Submit'", "click 3", True),
+    ("Select A and click Submit.", "[1] radio 'A' off\n[2] radio 'B' on\n[3] button 'Submit'", "click 3", False),
+    ('Click on the "next" button.', "[1] button 'next'\n[2] button 'Submit'", "click 1", True),
+    ('Click on the "next" button.', "[1] button 'next'\n[2] button 'Submit'", "click 2", False),
+    ('Click on the "next" button.', "[1] button 'next'\n[2] button 'back'", "click 2", None),
+    ('Click on a "checkbox" widget.', "[1] radio 'A' off\n[2] checkbox 'B' off", "click 2", True),
+    ("Do it.", "[1] link 'A'\n[2] button 'Submit'", "click 2", None)])
+def test_rules_end_a_task_where_they_can(goal, page, action, won):
+    step = PageGrammar().predict(Task(id="any/1", kind="any", goal=goal), page, action)
+    assert (step and (step.done, step.won, step.next_state)) == (None if won is None else (True, won, END_STATE))
+
+
+def test_what_rules_say_of_recorded_steps_is_nearly_always_right(sample):
+    said = {True: 0, False: 0, None: 0}
+    for trajectory in sample:
+        for step in trajectory.transitions:
+            if not step.invalid and trajectory.task.kind in TRAINING_KINDS:
+                rule = PageGrammar().predict(trajectory.task, step.state, step.action)
+                said[rule and (rule.next_state, rule.done, rule.won) == (step.next_state, step.done, step.won)] += 1
+    assert said[True] > 100 and said[False] <= 0.02 * said[True] and said[None] > 50, said
+
+
 def test_practice_weighs_verdicts_only():
     trace = "Task names Go. It clicks button Go. Check: Go for Go yes. This ends the task well.\n=> success"
     pieces = PAGES.practice(trace)

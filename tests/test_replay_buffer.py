@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 import dreamgym.replay_buffer as module
-from dreamgym.experience_model import Query, transition_text
+from dreamgym.environments import Grammar, InvalidAction
+from dreamgym.experience_model import DreamBatch, Query, annotated_steps, transition_text
 from dreamgym.pages import PageGrammar
-from dreamgym.replay_buffer import BufferError, Entry, ReplayBuffer, entries_of, is_informative
+from dreamgym.replay_buffer import BufferError, Entry, ReplayBuffer, RuleModel, entries_of, is_informative, simulator_of
+from dreamgym.runs import Run, Scale
 from dreamgym.trajectories import END_STATE, FAILURE_STATE, Task, Trajectory, Transition, write_trajectories
 
 PAGE = "[1] input ''\n[2] button 'Submit'"
@@ -142,6 +144,93 @@ def test_a_frozen_buffer_refuses_changes(buffer):
             change()
     assert len(buffer.nearest([query(1)])[0]) == 3, "reading goes on"
     assert buffer.thaw().add([episode(60)]) == 2
+
+
+# ---------------------------------------------------------------- the nearest neighbour as a simulator
+
+
+def rule_model(episodes, grammar=None):
+    buffer = ReplayBuffer(HashEmbedder(), grammar=grammar or Grammar())
+    buffer.add(episodes)
+    return RuleModel(annotated_steps(episodes, buffer.grammar), buffer)
+
+
+def test_what_the_world_has_answered_is_answered_again():
+    model = rule_model([episode(1, "Bob", won=True)], PageGrammar())  # no rule would call this a success
+    filled = PAGE.replace("''", "'Bob'")
+    (same, other) = model.imagine([query(7)._replace(state=filled), query(7)._replace(state=PAGE.replace("''", "'Cy'"))])
+    assert (same.reward, same.done, same.state, same.doubt) == (1.0, True, END_STATE, "")
+    assert (other.reward, other.done) == (0.0, True), "by a rule: Cy is not Ada"
+    assert "Check: Cy for Ada no, not complete" in other.reasoning and model.asked == 2 and model.doubted == 0
+
+
+def test_rules_know_nothing_of_an_imagined_step_or_a_held_out_one():
+    shown, dreamed = episode(1, "Bob", won=True), episode(2, "Ada", won=False, real=False)
+    buffer = ReplayBuffer(HashEmbedder())
+    buffer.add([shown, dreamed, episode(3, "Cy")])
+    model = RuleModel(annotated_steps([shown, dreamed]), buffer)
+    assert {step.query.task.id for step in model.steps} == {"enter-text/1"} and len(model.vectors) == 2
+
+
+def test_the_nearest_step_is_carried_over():
+    "One with the same page and action first, else the most similar; its change where that fits, else its page."
+    one = Task(id="room/1", kind="room", goal="Open the door.", start_state="A hall.\nThe door is shut.")
+    moved = Transition(state=one.start_state, action="open", next_state="A hall.\nThe door is open.", reward=0.0, done=False)
+    lost = Transition(state=moved.next_state, action="jump", next_state=END_STATE, reward=0.0, done=True)
+    model = rule_model([Trajectory(task=one, transitions=(moved, lost))])
+    other = one.model_copy(update={"id": "room/2", "goal": "Go."})
+    ask = lambda state, action: model.imagine([Query(other, state, action)])[0]  # noqa: E731
+    assert ask(one.start_state, " open").state == moved.next_state, "the same page and action, another goal"
+    near = max(range(2), key=lambda i: float(model.embedder.embed([transition_text("Go.", "A cave.\nIt is dark.", "open")])
+                                             [0] @ model.vectors[i]))
+    answer = ask("A cave.\nIt is dark.", "open")
+    assert (answer.state, answer.done) == ([("A cave.\nThe door is open.", False), (END_STATE, True)][near])
+    model.steps, model.vectors, model.alike = model.steps[:1], model.vectors[:1], {}
+    assert ask("A cave.\nIt is wet.", "open").state == "A cave.\nThe door is open.", "the change of the second line"
+    assert ask("A cave.", "open").state == moved.next_state, "there is no second line: the page as it was"
+
+
+def test_a_borrowed_success_is_held_against_its_own_trace():
+    class Strict(Grammar):
+        def doubt(self, trace, task, state):
+            return "no" if "Bob" in task.goal else ""
+
+    model = rule_model([episode(1)], Strict())
+    asked = query(5)._replace(state=PAGE.replace("''", "'Ada'"))
+    other = asked._replace(task=asked.task.model_copy(update={"goal": "Enter Bob."}))
+    assert [a.reward for a in model.imagine([asked, other])] == [1.0, 0.0] and model.doubted == 1
+    assert model.imagine([other])[0].doubt == "no" and len(model.answers) == 2
+    model.forget()
+    model.suspicious = False
+    assert model.imagine([other])[0].reward == 1.0 and model.doubted == 2
+
+
+def test_rules_dream_whole_episodes_with_nothing_remembered():
+    model = RuleModel([], ReplayBuffer(HashEmbedder(), grammar=PageGrammar()))
+    dream = DreamBatch(model, 3)
+    dream.reset_batch([episode(1).task] * 3)
+    first = dream.step_batch(["type 1 Ada", "type 1 ada", "click 9"])
+    assert [r[0] for r in first] == [PAGE.replace("''", "'Ada'"), PAGE.replace("''", "'ada'"), FAILURE_STATE]
+    assert [r[1:3] for r in dream.step_batch(["click 2", "click 2", None])[:2]] == [(1.0, True), (0.0, True)]
+    assert model.imagine([]) == [] and model.invent([episode(1).task] * 2) == [None, None]
+    empty = RuleModel([], ReplayBuffer(HashEmbedder()))
+    (answer,) = empty.imagine([query(1)])
+    assert (answer.state, answer.done, answer.valid) == (PAGE, False, True), "nothing is known to happen"
+
+
+def test_a_run_says_who_answers_in_its_dream(tmp_path, monkeypatch):
+    write_trajectories(tmp_path / "annotated.jsonl", [episode(i) for i in range(7)])
+    for name in ("dreamgym.replay_buffer.annotated_data", "dreamgym.experience_model.annotated_data"):
+        monkeypatch.setattr(name, lambda run: tmp_path / "annotated.jsonl")
+    monkeypatch.setattr(module, "Embedder", HashEmbedder)
+    monkeypatch.setattr(module, "load_experience_model", lambda run: pytest.fail("a model was loaded"))
+    run = Run.open(tmp_path / "run", Scale.named("quick", simulator="rules"), 0)
+    model, buffer = simulator_of(run)
+    assert len(buffer) == 14 and len(model.steps) == 12, "one task of six is held out"
+    with pytest.raises(InvalidAction):
+        model.imagine([query(1, "click 9")])
+    with pytest.raises(module.DreamgymError, match="simulator 'dice' is unknown; choose one of model, rules"):
+        simulator_of(run.variant("x", ["gate.json"], simulator="dice"))
 
 
 # ---------------------------------------------------------------- files

@@ -315,7 +315,7 @@ def test_a_finished_training_loads_nothing(tmp_path, monkeypatch):
             (run.path / folder / f"{number:04d}" / "agent").mkdir(parents=True)
             atomic_write_json(run.path / folder / f"{number:04d}" / "metrics.json", {"transitions": 5.0})
     monkeypatch.setattr(module, "first_gate", lambda run: {"verdict": "doubtful"})
-    for name in ("grounded_model", "first_state"):
+    for name in ("simulator_of", "first_state"):
         monkeypatch.setattr(module, name, lambda *_: pytest.fail("a model or a browser was started"))
     monkeypatch.setattr(module, "start_tasks", lambda run: [])
     assert dream_training(run) == run.path / "iterations" / f"{SCALE.iterations:04d}" / "agent"
