@@ -196,12 +196,12 @@ def cluster(monkeypatch):
 
 
 def kill_in_the_middle(cluster, told: list[str], stop: threading.Event) -> None:
-    "Take the second node away as soon as the first stage of its cell is there."
+    "Take the second node away as soon as a stage of its cell is finished."
     mark = f"node {cluster.second.node_id[:8]}"
     while not stop.wait(0.05):
         for line in list(told):
             folder = cluster.runs[int(line.split(",")[0].removeprefix("seed "))] if mark in line else None
-            if folder and (folder / "demonstrations.jsonl").exists():
+            if folder and (folder / "stages.jsonl").exists():
                 cluster.remove_node(cluster.second, allow_graceful=False)
                 return
 
