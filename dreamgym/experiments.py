@@ -16,6 +16,7 @@ import gzip
 import json
 import math
 import os
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -612,7 +613,10 @@ def _connected(address: str):
     ray, where = require_ray(), address or os.environ.get("RAY_ADDRESS") or "local"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     own = dict(num_cpus=usable_cores(), object_store_memory=80 * 2**20, include_dashboard=False)  # tasks hand over sentences
+    host, _, port = where.rpartition(":")
     try:
+        if port.isdigit() and "/" not in host:  # Ray itself would ask for minutes
+            socket.create_connection((host, int(port)), 10.0).close()
         ray.init(where, log_to_driver=False, logging_level="ERROR", **own if where == "local" else {})
     except (OSError, RuntimeError, ValueError) as error:
         raise DreamgymError(f"No Ray cluster answers at {where} ({next(iter(str(error).splitlines()), '')[:120]}); name one "

@@ -119,6 +119,12 @@ def test_a_cluster_without_a_node_is_told(fake, monkeypatch):
         run_cells(CELLS, "rows")
 
 
+def test_an_address_where_nobody_listens_is_told_at_once(monkeypatch):
+    monkeypatch.setattr(experiments, "require_ray", lambda: SimpleNamespace(init=lambda *_, **__: pytest.fail("Ray was asked")))
+    with pytest.raises(DreamgymError, match="No Ray cluster answers at 127.0.0.1:1 .*; name one"):
+        run_cells(CELLS, "rows", address="127.0.0.1:1")
+
+
 def test_a_cell_says_what_went_wrong_and_leaves_the_patience_of_runs(tmp_path):
     run, before = Run.open(tmp_path / "run", suite="test_any_world:cafe"), Run.patience
     assert run_cell(Cell(str(tmp_path / "nowhere"), 0, "dream"), tmp_path).startswith("The file config.json in nowhere is damaged")
