@@ -104,7 +104,7 @@ def test_invalid_steps_are_left_out():
 def test_entries_carry_words_and_outcomes():
     first, last = entries_of(episode(1, "Bob", won=False), PageGrammar())
     assert (first.action, first.outcome) == ("types Bob into 1st input", "goes on")
-    assert (last.action, last.outcome) == ("clicks button Submit", "failure", "")
+    assert (last.action, last.outcome) == ("clicks button Submit", "failure")
     assert [e.action for e in entries_of(episode(1, "Bob"))] == ["type 1 Bob", "click 2"], "any text is its own words"
     assert tuple(last.demonstration) == ('Enter "Ada".', "clicks button Submit", "failure", "")
 

@@ -344,7 +344,7 @@ def test_sizes_fit_the_panels():
     for name in ("quick", "cpu", "gpu", "paper"):
         sizes = Scale.named(name, **suite.sizes(name))
         assert suite.tasks("train", sizes.kinds) and suite.tasks("development", sizes.kinds) and suite.tasks("test", sizes.kinds)
-        assert sizes.maximum_steps <= suite.maximum_steps and 2 <= sizes.parallel <= 3
+        assert sizes.maximum_steps <= suite.maximum_steps and 2 <= sizes.parallel <= 4
     quick = Scale.named("quick", **suite.sizes("quick"))
     ways = [task for task in TASKS if task["kind"] in quick.kinds]
     assert 4 <= len(quick.kinds) <= 8 and all(task["steps"] <= 4 for task in ways)
