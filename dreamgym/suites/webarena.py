@@ -1062,6 +1062,11 @@ def _content(state: str) -> list[str]:
     return [re.sub(r"\[[A-Za-z]*[0-9]+\] ", "", line) for line in state.split("\n") if not line.startswith("Menu: ")]
 
 
+def _page_words(state: str) -> str:
+    "The words of a page, apart from quotation marks."
+    return " ".join(_content(state)).replace("'", " ")
+
+
 def _lines_with(text: str, state: str) -> list[str]:
     "Lines of a state that name a text; a short one with the line above it, which says what it is."
     lines, sought = _content(state), re.compile(rf"(?<!\w){re.escape(text)}(?!\w)", re.IGNORECASE)
@@ -1075,7 +1080,7 @@ def explain_answer(
     said: str,  # items separated by `; `; `done` asks for no evidence
 ) -> str:  # one line
     "What of the task the page names, and where it names what is said."
-    page = " ".join(_content(step.state)).replace("'", " ")
+    page = _page_words(step.state)
     words = shared_words(task.goal, task.goal)
     there = shared_words(task.goal, page)
     lacks = [word for word in words if word not in there]
@@ -1179,8 +1184,14 @@ def explain(self: WebGrammar, task: Task, step: Transition) -> str:
 
 @patch
 def doubt(self: WebGrammar, trace: str, task: Task, state: str) -> str:
-    "A trace that has read what the page does not name."
-    return next((f'no line names "{text}"' for text in _READ.findall(trace) if not _lines_with(text, state)), "")
+    "A trace that has read what the page does not name: an answer, or a name or number of the task."
+    if unread := next((text for text in _READ.findall(trace) if not _lines_with(text, state)), ""):
+        return f'no line names "{unread}"'
+    claimed = re.search(r"Of the task the page names ([^.]*?)(?:, not [^.]*)?\.", trace)
+    words = [word for word in (claimed[1] if claimed else "").split(", ") if re.search(r"\d|^[A-Z]", word)]
+    there = shared_words(task.goal, _page_words(state))
+    own = task.goal.split()[:1]  # a capital at the beginning of a sentence is no name
+    return next((f"the page does not name {word}" for word in words if word not in there + own), "")
 
 
 @patch
