@@ -1073,7 +1073,7 @@ def _lines_with(text: str, state: str) -> list[str]:
     found = [n for n, line in enumerate(lines) if text and sought.search(line)]
     return [f"{lines[n - 1]} / {lines[n]}" if n and len(lines[n]) < len(text) + 20 else lines[n] for n in found]
 
-
+# %% ../../nbs/32_webarena.ipynb #e048bb33
 def explain_answer(
     task: Task,  # gives the goal
     step: Transition,  # whose action says something to the user
