@@ -57,7 +57,7 @@ def test_the_method_is_every_chapter_that_makes_or_reads_a_stage_of_a_run():
         if "Run.open(run" in source and called:
             reads.add(path.stem)
     assert reads - set(method) <= {"40_experiments", "80_benchmarks", "92_notebook_runner"}  # they read what a run has left, or make their own
-    assert set(method) - reads == {"index"}, "it dreams with the run's model where there is one"
+    assert set(method) <= reads | {"index"}, "the index dreams with the run's model where there is one"
 
 
 def test_a_selection_that_names_nothing_is_refused():
