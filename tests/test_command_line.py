@@ -176,7 +176,7 @@ def test_reproduce_stops_when_the_machine_cannot_be_prepared(book, monkeypatch, 
     monkeypatch.setattr(command_line, "is_ready", lambda: False)
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("DREAMGYM_BROWSER", raising=False)
-    assert run_command(["reproduce", "--run", "here"]) == 1
+    assert run_command(["reproduce", "--run", "here", "--chapters", "all"]) == 1
     output = capfd.readouterr()
     assert output.err.count("\n") == 1 and "apt-get install -y chromium" in output.err
     assert not Path("here/notebooks").exists(), "no chapter was started"

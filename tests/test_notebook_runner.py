@@ -231,7 +231,7 @@ command_line.main()
 
 
 def start_reproduce(book: Path, run: Path) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", PROGRAM, str(book), "reproduce", "--run", str(run)],
+    return subprocess.Popen([sys.executable, "-c", PROGRAM, str(book), "reproduce", "--run", str(run), "--chapters", "all"],
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
