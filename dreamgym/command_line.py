@@ -21,6 +21,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated
 
@@ -279,6 +280,8 @@ def _open_with(suite: str, scale: str, seed: int, sizes: dict, run: str = "") ->
         return Run.open(run, scale, seed, name)
     plain = re.sub(r"[^\w-]+", "-", Path(name).stem if "/" in name else name)
     change = re.sub(r"[^\w.=+-]+", "-", "+".join(f"{key}={value}" for key, value in sorted(sizes.items())))
+    if len(change) > 160:  # file systems allow 255 bytes
+        change = f"{change[:140]}-{sha256(change.encode()).hexdigest()[:12]}"
     return open_experiment(name, scale, seed, run or str(runs_folder() / f"{plain}-{scale}-{seed}+{change}"), **sizes)
 
 # %% ../nbs/93_command_line.ipynb #53bb430c
