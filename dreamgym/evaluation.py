@@ -102,7 +102,7 @@ def real_environment(run: Run, purpose: str) -> BatchEnvironment:
 def test_tasks(run: Run) -> list[Task]:
     "The frozen test tasks of a run: its own task types, then the held-out ones."
     suite, size = suite_of(run), run.scale.test_per_kind
-    return suite.tasks("test", run.scale.kinds, size) + suite.tasks("held_out", per_kind=size)
+    return suite.tasks("test", run.scale.kinds, size) + suite.tasks("held_out", per_kind=run.scale.held_out_per_kind or size)
 
 
 def development_tasks(run: Run) -> list[Task]:

@@ -89,6 +89,7 @@ class _Experience:
     quality_steps: int = size(48, "held-out real steps on which the experience model is measured")
     development_per_kind: int = size(16, "panel tasks")
     test_per_kind: int = size(20, "panel tasks")
+    held_out_per_kind: int = size(0, "panel tasks of each held-out type; 0: as many as of the others")
 
 # %% ../nbs/02_runs.ipynb #2a38ad1b
 @dataclass(frozen=True)
