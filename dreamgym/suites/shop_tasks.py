@@ -804,7 +804,7 @@ def random_shop_action(
 # %% ../../nbs/34_shop_tasks.ipynb #2a4556ab
 _KINDS = ("order_status", "open_order", "search_products", "change_name")  # short pages, short ways
 _EASY = ("order_status", "order_total", "order_contents", "quantity_bought", "review_stars", "address_postcode", "open_order",
-         "open_product", "sort_category", "open_page", "add_to_basket")  # every training template that is graded easy
+         "open_product", "sort_category", "open_page", "add_to_basket")  # every training template with easy tasks
 _SMALL = dict(parallel=4, log_episodes=2, fewest_demonstrations=2, demonstration_power=1.0, warm_start_epochs=3, retrieved=3,
               variation_examples=10, group_size=4, transfer_group_size=2, development_per_kind=2, held_out_per_kind=1)
 _SIZES = {
