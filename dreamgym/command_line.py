@@ -581,7 +581,8 @@ def dream(
 ) -> None:
     "Play an episode inside the experience model."
     opened = _existing_run(run, suite)
-    missing = [name for name in ("experience_model", "buffer", "starts.jsonl") if not (opened.path / name).exists()]
+    needed = (*["experience_model"] * (opened.scale.simulator == "model"), "buffer", "starts.jsonl")
+    missing = [name for name in needed if not (opened.path / name).exists()]
     if missing:
         raise DreamgymError(f"The run directory {opened.path.name} has no {missing[0]} yet; run `dreamgym reproduce "
                             f"--run {short_path(opened.path)}` first.")

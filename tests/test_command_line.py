@@ -18,7 +18,7 @@ import dreamgym.notebook_runner as notebook_runner
 from dreamgym.command_line import check_adapter, play_dream, run_command
 from dreamgym.machine import Check
 from dreamgym.pages import PageGrammar
-from dreamgym.runs import Run
+from dreamgym.runs import Run, Scale
 from dreamgym.trajectories import DreamgymError, Task, atomic_write_json
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -329,6 +329,12 @@ def test_dream_needs_a_trained_model_and_a_known_task_type(tmp_path, capsys):
     for kind in ("click-moon", "click-tab-2"):
         assert run_command(["dream", "--run", str(run.path), "--kind", kind]) == 1
         assert "is not in this run; choose one of enter-text" in sentence(capsys)
+
+
+def test_a_dream_by_rules_needs_no_experience_model(tmp_path, capsys):
+    run = Run.open(tmp_path / "run", Scale.named("quick", simulator="rules"))
+    assert run_command(["dream", "--run", str(run.path)]) == 1
+    assert "has no buffer yet" in sentence(capsys)
 
 
 def test_demo_replays_without_weights_torch_or_browser():

@@ -63,6 +63,13 @@ def test_the_test_panel_is_frozen_and_disjoint(quick_run):
     assert not {t.kind for t in development} & set(HELD_OUT_KINDS)
 
 
+def test_held_out_types_may_have_fewer_tasks(quick_run):
+    few = quick_run.variant("few", (), held_out_per_kind=3)
+    own = len(quick_run.scale.kinds) * quick_run.scale.test_per_kind
+    assert panel_of_tests(few)[:own] == panel_of_tests(quick_run)[:own], "the own types are all there"
+    assert [t.kind for t in panel_of_tests(few)[own:]] == [kind for kind in HELD_OUT_KINDS for _ in range(3)]
+
+
 # ---------------------------------------------------------------- little worlds
 
 
