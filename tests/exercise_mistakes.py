@@ -197,6 +197,63 @@ def slip(goal, state, named, pairs):
         return "verdict"
     return "" if all(yes for *_, yes in pairs) else "sum"
 '''),
+    ("ex_05_miniwob", "half marks are no success", r'''
+def success_rate(endings):
+    return sum(paid > 0 for paid, _ in endings) / len(endings)
+'''),
+    ("ex_05_miniwob", "thinks for four seconds has solved it", r'''
+def success_rate(endings):
+    return sum(paid == 1 for paid, _ in endings) / len(endings)
+'''),
+    ("ex_05_miniwob", "all that it has done so far", r'''
+def count_replays(order, browsers):
+    return sum(before != now and now in order[:place] for place, (before, now) in enumerate(zip(order, order[1:]), 1))
+'''),
+    ("ex_05_miniwob", "A acted after B", r'''
+def count_replays(order, browsers):
+    shown, done, replayed = [], [], 0
+    for episode in order:
+        if episode not in shown:
+            replayed += done.count(episode)
+            shown = shown[-(browsers - 1):] if browsers > 1 else []
+            shown.append(episode)
+        done.append(episode)
+    return replayed
+'''),
+    ("ex_05_miniwob", "where a replayed page differs", r'''
+def play(open_browser, seed, actions):
+    pages, failures = [], 0
+    while True:
+        browser = open_browser()
+        try:
+            for step in range(len(actions) + 1):
+                page = browser.act(actions[step - 1]) if step else browser.start(seed)
+                if step == len(pages):
+                    pages.append(page)
+                    failures = 0
+            return pages
+        except ConnectionError:
+            failures += 1
+            if failures == 3:
+                raise
+'''),
+    ("ex_05_miniwob", "count afresh after each new page", r'''
+def play(open_browser, seed, actions):
+    pages = []
+    for life in range(3):
+        browser = open_browser()
+        try:
+            for step in range(len(actions) + 1):
+                page = browser.act(actions[step - 1]) if step else browser.start(seed)
+                if step == len(pages):
+                    pages.append(page)
+                elif page != pages[step]:
+                    raise ValueError("Another page.")
+            return pages
+        except ConnectionError:
+            if life == 2:
+                raise
+'''),
     ("ex_06_weights", "only the hash tells", r'''
 def damaged(folder, hashes):
     return sorted(name for name in hashes if not (folder / name).exists())
@@ -854,6 +911,224 @@ def told_right(questions, answers):
         right.append(bool(others) and ("nothing" if tie else others[0][0]) == answers[place])
     coins = [hit for hit, answer in zip(right, answers) if answer != "nothing"]
     return sum(right) / len(right), sum(coins) / len(coins)
+'''),
+    ("ex_32_webarena", "[new] is no id and stays", r'''
+def harmless(text):
+    printed = "".join(letter if letter.isprintable() else " " for letter in text)
+    return " ".join(printed.split()).replace("[", "(").replace("]", ")").replace('"', "'")
+'''),
+    ("ex_32_webarena", "so this is no id", r'''
+def harmless(text):
+    printed = "".join(letter for letter in text if letter.isprintable() or letter.isspace() or letter == "\x00")
+    printed = re.sub(r"\[([A-Za-z]*[0-9]+)\]", r"(\1)", printed.replace("\x00", " "))
+    return " ".join(printed.split()).replace('"', "'")
+'''),
+    ("ex_32_webarena", "was accepted", r'''
+def read_action(text):
+    name, arguments = text.strip().split("(", 1)
+    if name not in TAKES:
+        raise ValueError("Unknown.")
+    return name, eval("(" + arguments.removesuffix(")") + ("," if arguments != ")" else "") + ")", globals())
+'''),
+    ("ex_32_webarena", "where True is no number", r'''
+def read_action(text):
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+        name, arguments = call.func.id, tuple(map(ast.literal_eval, call.args))
+        sound = not call.keywords and len(arguments) == len(TAKES[name])
+        sound = sound and all(isinstance(a, (int, float) if k is float else k) for a, k in zip(arguments, TAKES[name]))
+    except (SyntaxError, AttributeError, KeyError):
+        sound = False
+    if not sound:
+        raise ValueError("No action.")
+    return name, arguments
+'''),
+    ("ex_32_webarena", "elements are not", r'''
+def state_lines(page):
+    menu, lines = [], []
+
+    def pieces(node):
+        if "id" in node:
+            return [f'[{node["id"]}] {node["role"]} "{node["name"]}"']
+        if node["role"] == "text":
+            return [node["name"]]
+        return [piece for child in node.get("children", ()) for piece in pieces(child)]
+
+    def visit(node):
+        if node["role"] in AROUND:
+            menu.extend(piece for piece in pieces(node) if piece.startswith("["))
+        elif node["role"] == "row":
+            lines.append("row: " + " | ".join(pieces(node)))
+        elif "id" in node or node["role"] == "text":
+            lines.extend(pieces(node))
+        else:
+            [visit(child) for child in node.get("children", ())]
+
+    visit(page)
+    return ["Menu: " + "; ".join(menu)] * bool(menu) + lines
+'''),
+    ("ex_32_webarena", "a price must stand beside its lamp", r'''
+def state_lines(page):
+    menu, lines = [], []
+
+    def visit(node, around=False, named=False):
+        around = around or node["role"] in AROUND
+        if "id" in node:
+            (menu if around else lines).append(f'[{node["id"]}] {node["role"]} "{node["name"]}"')
+        elif node["role"] == "text" and not around and not named:
+            lines.append(node["name"])
+        for child in node.get("children", ()):
+            visit(child, around, named or "id" in node)
+
+    visit(page)
+    return ["Menu: " + "; ".join(menu)] * bool(menu) + lines
+'''),
+    ("ex_33_shop", "must give the largest number, 6", r'''
+def whole(draw, low, high):
+    return low + int(draw() * (high - low))
+'''),
+    ("ex_33_shop", "each of the six should come 100 times", r'''
+def whole(draw, low, high):
+    return low + round(draw() * (high - low))
+'''),
+    ("ex_33_shop", "a row that is there twice counts twice", r'''
+def digest(tables):
+    import hashlib
+    rows = [(name, sorted(set(map(repr, found)))) for name, found in sorted(tables.items())]
+    return hashlib.sha256(repr(rows).encode()).hexdigest()
+'''),
+    ("ex_33_shop", "the border between two cells", r'''
+def digest(tables):
+    import hashlib
+    rows = [(name, sorted("".join(map(str, row)) for row in found)) for name, found in sorted(tables.items())]
+    return hashlib.sha256(repr(rows).encode()).hexdigest()
+'''),
+    ("ex_33_shop", "do not overwrite", r'''
+def restore(template, current):
+    fresh = current.with_name(f"{current.name}.fresh")
+    shutil.copyfile(template, fresh)
+    for tail in ("-journal", "-wal", "-shm"):
+        current.with_name(current.name + tail).unlink(missing_ok=True)
+    if current.exists():
+        shutil.copyfile(fresh, current)
+    os.replace(fresh, current)
+'''),
+    ("ex_33_shop", "still lay beside it", r'''
+def restore(template, current):
+    fresh = current.with_name(f"{current.name}.fresh")
+    shutil.copyfile(template, fresh)
+    os.replace(fresh, current)
+    for tail in ("-journal", "-wal", "-shm"):
+        current.with_name(current.name + tail).unlink(missing_ok=True)
+'''),
+    ("ex_34_shop_tasks", "would be called wrong", r'''
+def cheapest(products, longest):
+    shelves = {}
+    for category, title, price in products:
+        shelves.setdefault(category, []).append((price, title))
+    return {category: min(shelf)[1] for category, shelf in shelves.items() if 3 <= len(shelf) <= longest}
+'''),
+    ("ex_34_shop_tasks", "harm only where they are the lowest", r'''
+def cheapest(products, longest):
+    shelves = {}
+    for category, title, price in products:
+        shelves.setdefault(category, []).append((price, title))
+    return {category: min(shelf)[1] for category, shelf in shelves.items()
+            if 3 <= len(shelf) <= longest and len({price for price, _ in shelf}) == len(shelf)}
+'''),
+    ("ex_34_shop_tasks", "comes from training, not from the test", r'''
+def guessed(train, test):
+    counts = {}
+    for kind, answer in test:
+        counts.setdefault(kind, Counter())[answer] += 1
+    return {kind: max(found.values()) / found.total() for kind, found in counts.items()}
+'''),
+    ("ex_34_shop_tasks", "answers of another kind do not count", r'''
+def guessed(train, test):
+    counts, right = Counter(answer for _, answer in train), {}
+    likely = min(counts, key=lambda answer: (-counts[answer], answer))
+    for kind, answer in test:
+        right.setdefault(kind, []).append(kind in dict(train) and likely == answer)
+    return {kind: sum(hits) / len(hits) for kind, hits in right.items()}
+'''),
+    ("ex_34_shop_tasks", "it was right and was spoilt", r'''
+def is_done(task, said, trace):
+    def plain(answers):
+        return None if answers is None else sorted(text.strip().lower() for text in answers)
+
+    if plain(said) != plain(task["answer"]):
+        return False
+    if task["sent"] is None:
+        return not any(method == "POST" for method, *_ in trace)
+    method, path, wanted = task["sent"]
+    return any((m, p, status) == (method, path, 302) and wanted.items() <= fields.items() for m, p, fields, status in trace)
+'''),
+    ("ex_34_shop_tasks", "and something was bought", r'''
+def is_done(task, said, trace):
+    def plain(answers):
+        return None if answers is None else sorted(text.strip().lower() for text in answers)
+
+    if task["sent"] is None:
+        return plain(said) == plain(task["answer"])
+    return False
+'''),
+    ("ex_34_shop_tasks", "how often counts", r'''
+def is_done(task, said, trace):
+    return {text.strip().lower() for text in said or ()} == {text.lower() for text in task["answer"] or ()}
+'''),
+    ("ex_35_webarena_infinity", "an app is held out whole", r'''
+def panel_of(app, task):
+    number = int(hashlib.sha256(f"{app}/{task}".encode()).hexdigest()[:8], 16) / 16**8
+    return "train" if number < 0.45 else "development" if number < 0.6 else "test" if number < 0.75 else "held_out"
+'''),
+    ("ex_35_webarena_infinity", "not of the task alone", r'''
+def panel_of(app, task):
+    def digest(text):
+        return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 16**8
+
+    if digest(app) < 0.25:
+        return "held_out"
+    return "train" if digest(task) < 0.6 else "development" if digest(task) < 0.8 else "test"
+'''),
+    ("ex_35_webarena_infinity", "a list of tasks under another name", r'''
+def served(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")
+                  if path.is_file() and path.suffix.lower() in SERVED and "tasks" not in path.name
+                  and not any(part.startswith(".") for part in path.relative_to(folder).parts))
+'''),
+    ("ex_35_webarena_infinity", "the link leads out of the folder", r'''
+def served(folder):
+    def sound(path):
+        words = path.read_text() if path.suffix == ".json" else ""
+        return not ('"instruction"' in words and '"verify"' in words)
+
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")
+                  if path.is_file() and path.suffix.lower() in SERVED and sound(path)
+                  and not any(part.startswith(".") for part in path.relative_to(folder).parts))
+'''),
+    ("ex_35_webarena_infinity", "which says 1", r'''
+def verdict(program, limit):
+    try:
+        ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=limit, env={})
+        success, reason = json.loads(ended.stdout.splitlines()[-1])
+    except (subprocess.TimeoutExpired, ValueError, IndexError, TypeError):
+        raise SiteFailed from None
+    if ended.returncode != 0 or success not in (True, False):
+        raise SiteFailed
+    return bool(success)
+'''),
+    ("ex_35_webarena_infinity", "you return True", r'''
+def verdict(program, limit):
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=limit)
+    return json.loads(ended.stdout.splitlines()[-1])[0]
+'''),
+    ("ex_35_webarena_infinity", "it should raise SiteFailed", r'''
+def verdict(program, limit):
+    try:
+        ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=limit, env={})
+        return json.loads(ended.stdout.splitlines()[-1])[0] is True
+    except (subprocess.TimeoutExpired, ValueError, IndexError, TypeError):
+        return False
 '''),
     ("ex_40_experiments", "a test trains nobody", r'''
 def bill(steps, uses):
