@@ -1130,6 +1130,67 @@ def verdict(program, limit):
     except (subprocess.TimeoutExpired, ValueError, IndexError, TypeError):
         return False
 '''),
+    ("ex_36_shop_dream", "all tokens must be right", r'''
+def longest(p, wanted):
+    return round((1 - wanted) / (1 - p) * 2)
+'''),
+    ("ex_36_shop_dream", "tokens would do", r'''
+def longest(p, wanted):
+    return int((1 - wanted) / (1 - p) + 1e-9)
+'''),
+    ("ex_36_shop_dream", "which begins as one form and goes on as another", r'''
+def read_answer(answer, page, remembered):
+    head, *lines = answer.split("\n")
+    if head == "same":
+        return page
+    if head == "page":
+        return lines
+    output = list(remembered)
+    for line in lines:
+        number, _, words = line.partition("= ")
+        if number.isdigit():
+            output[int(number) - 1] = words
+    return output
+'''),
+    ("ex_36_shop_dream", "which counts from 0", r'''
+def read_answer(answer, page, remembered):
+    head, *lines = answer.split("\n")
+    if head == "same":
+        return page
+    if head == "page":
+        return lines
+    output = list(remembered)
+    for line in lines:
+        number, _, words = line.partition("= ")
+        try:
+            output[int(number) - 1] = words
+        except IndexError:
+            raise ValueError(line) from None
+    return output
+'''),
+    ("ex_36_shop_dream", "a success that goes on in the dream", r'''
+def findings(steps):
+    def share(values):
+        return float(np.mean(values)) if len(values) else np.nan
+
+    on, ends = ([s for s in steps if s["real_done"] == done] for done in (False, True))
+    success, failure = (share([s["reward"] == r or (r == 1.0 and not s["done"]) for s in ends if s["real_reward"] == r])
+                        for r in (1.0, 0.0))
+    return {"readable": tuple(share([s["valid"] for s in some]) for some in (on, ends)), "stops": share([s["done"] for s in on]),
+            "success": success, "failure": failure, "suspect": "none"}
+'''),
+    ("ex_36_shop_dream", "who calls all a failure", r'''
+def findings(steps):
+    def share(values):
+        return float(np.mean(values)) if len(values) else np.nan
+
+    on, ends = ([s for s in steps if s["real_done"] == done] for done in (False, True))
+    readable = tuple(share([s["valid"] for s in some]) for some in (on, ends))
+    success, failure = (share([s["done"] and s["reward"] == r for s in ends if s["real_reward"] == r]) for r in (1.0, 0.0))
+    suspect = "form" if readable[0] < 0.5 else "verdict" if max(success, failure) < 0.8 else "none"
+    return {"readable": readable, "stops": share([s["done"] for s in on]), "success": success, "failure": failure,
+            "suspect": suspect}
+'''),
     ("ex_40_experiments", "a test trains nobody", r'''
 def bill(steps, uses):
     return sum(steps.values()) if uses else steps["demonstrations"] + steps["evaluation"]
@@ -1178,6 +1239,37 @@ def two_stage_interval(first, second, random):
         sides.append(outcomes[rows[:, :, None], columns].mean((1, 2)))
     return tuple(np.quantile(sides[1] - sides[0], (0.025, 0.975)))
 '''),
+    ("ex_41_reproduction", "which is printed as 6.1", r'''
+def single_run(percent, tasks, decimals=1):
+    return abs(percent * tasks / 100 - round(percent * tasks / 100)) < 1e-6
+'''),
+    ("ex_41_reproduction", "would be printed as 33.3", r'''
+def single_run(percent, tasks, decimals=1):
+    return abs(percent * tasks / 100 - round(percent * tasks / 100)) < 0.2
+'''),
+    ("ex_41_reproduction", "steps that nobody has counted are not zero", r'''
+def unbeaten(agents):
+    agents = {name: (success, 0 if np.isnan(steps) else steps) for name, (success, steps) in agents.items()}
+    return sorted(name for name, (success, steps) in agents.items()
+                  if not any(s >= success and n <= steps and (s, n) != (success, steps) for s, n in agents.values())), []
+'''),
+    ("ex_41_reproduction", "equal agents do not beat each other", r'''
+def unbeaten(agents):
+    counted = {name: agent for name, agent in agents.items() if not np.isnan(agent[1])}
+    return sorted(name for name, (success, steps) in counted.items()
+                  if not any(s >= success and n <= steps for other, (s, n) in counted.items() if other != name)), sorted(
+                      set(agents) - set(counted))
+'''),
+    ("ex_41_reproduction", "so 1 and 6", r'''
+def possible_p(first, second, tasks):
+    p = exact_mcnemar(max(0, first - second), max(0, second - first))
+    return p, p
+'''),
+    ("ex_41_reproduction", "at most the second fails one", r'''
+def possible_p(first, second, tasks):
+    values = [exact_mcnemar(first - both, second - both) for both in range(min(first, second) + 1)]
+    return min(values), max(values)
+'''),
     ("ex_43_failure_gallery", "who always says failure", r'''
 def ceiling(traces, outcomes):
     return sum(("not complete" not in trace) == outcome for trace, outcome in zip(traces, outcomes)) / len(traces)
@@ -1214,5 +1306,315 @@ def diagnose(curve):
     if curve["entropy"][5:10].mean() < 0.1 and curve["real"][-1] < 0.9:
         return "collapse"
     return "healthy" if curve["dreamed"][-10:].mean() > 0.8 else "inverted mask"
+'''),
+    ("ex_80_benchmarks", "The ratio of the two medians would be 1", r'''
+def speed_up(ours, theirs):
+    ratios = np.array(theirs[1:]) / np.array(ours[1:])
+    return np.median(theirs[1:]) / np.median(ours[1:]), ratios.min(), ratios.max()
+'''),
+    ("ex_80_benchmarks", "fills caches and does not count", r'''
+def speed_up(ours, theirs):
+    ratios = np.array(theirs) / np.array(ours)
+    return np.median(ratios), ratios.min(), ratios.max()
+'''),
+    ("ex_80_benchmarks", "Everybody once, then again", r'''
+def take_turns(programs, rounds, budget, clock):
+    output = {}
+    for name, work in programs.items():
+        output[name] = []
+        for number in range(rounds + 1):
+            before = clock()
+            work()
+            output[name] += [clock() - before] * (number > 0)
+    return output
+'''),
+    ("ex_80_benchmarks", "the budget is 20", r'''
+def take_turns(programs, rounds, budget, clock):
+    output, start = {name: [] for name in programs}, clock()
+    for number in range(rounds + 1):
+        if number > 1 and clock() - start > budget:
+            break
+        for name, work in programs.items():
+            before = clock()
+            work()
+            output[name] += [clock() - before] * (number > 0)
+    return output
+'''),
+    ("ex_80_benchmarks", "weights are read once for all", r'''
+def decoding_limit(model, batch, product, memory):
+    width = model["width"]
+    block = 2 * width**2 + 2 * width * model["key_width"] + 3 * width * model["inner"]
+    weights = model["layers"] * block + width * model["vocabulary"]
+    arithmetic, reading = 2 * weights / product, model["size"] * weights / memory
+    return 1 / max(arithmetic, reading), "memory" if reading > arithmetic else "product"
+'''),
+    ("ex_80_benchmarks", "both take a second", r'''
+def decoding_limit(model, batch, product, memory):
+    width = model["width"]
+    block = 2 * width**2 + 2 * width * model["key_width"] + 3 * width * model["inner"]
+    weights = model["layers"] * block + width * model["vocabulary"]
+    arithmetic, reading = 2 * batch * weights / product, model["size"] * weights / memory
+    return batch / (arithmetic + reading), "memory" if reading > arithmetic else "product"
+'''),
+    ("ex_90_report", "the sign & comes first", r'''
+def escaped(text):
+    for sign, name in (("<", "&lt;"), (">", "&gt;"), ('"', "&quot;"), ("'", "&#x27;")):
+        text = text.replace(sign, name)
+    return COMMANDS.sub(REPLACEMENT, text)
+'''),
+    ("ex_90_report", "so does a single one", r'''
+def escaped(text):
+    return COMMANDS.sub(REPLACEMENT, html.escape(text, quote=False).replace('"', "&quot;"))
+'''),
+    ("ex_90_report", "65 of 70 is another question", r'''
+def cell(seeds, draws=2000):
+    if not seeds:
+        return "not run"
+    rate = wilson(sum(s for s, _ in seeds), sum(t for _, t in seeds))
+    if 1 < len(seeds) < 5:
+        return f"{rate.mean:.0%} ({', '.join(str(s) for s, _ in seeds)})"
+    return f"{rate.mean:.0%} [{100 * rate.low:.0f}, {100 * rate.high:.0f}]"
+'''),
+    ("ex_90_report", "are not 300 independent trials", r'''
+def cell(seeds, draws=2000):
+    if not seeds:
+        return "not run"
+    rates = [solved / tasks for solved, tasks in seeds]
+    mean = f"{np.mean(rates):.0%}"
+    if len(seeds) == 1:
+        return f"{mean} [{100 * wilson(*seeds[0]).low:.0f}, {100 * wilson(*seeds[0]).high:.0f}]"
+    if len(seeds) < 5:
+        return f"{mean} ({', '.join(str(s) for s, _ in seeds)})"
+    if np.ptp(rates) == 0:
+        return f"{mean} [{mean[:-1]}, {mean[:-1]}]"
+    tasks = np.concatenate([np.arange(t) < s for s, t in seeds])
+    low, high = np.quantile(np.random.default_rng(0).choice(tasks, (draws, len(tasks))).mean(1), (0.025, 0.975))
+    return f"{mean} [{100 * low:.0f}, {100 * high:.0f}]"
+'''),
+    ("ex_90_report", "one is too many", r'''
+def side_by_side(real, imagined):
+    pages = real.split("\n"), imagined.split("\n")
+    return tuple("\n".join(html.escape(line) if line in other else f"<mark>{html.escape(line)}</mark>" for line in page)
+                 for page, other in zip(pages, pages[::-1]))
+'''),
+    ("ex_90_report", "moves the others", r'''
+def side_by_side(real, imagined):
+    first, second = real.split("\n"), imagined.split("\n")
+    same = [place < min(len(first), len(second)) and first[place] == second[place] for place in range(len(first + second))]
+    return tuple("\n".join(html.escape(line) if same[place] else f"<mark>{html.escape(line)}</mark>"
+                           for place, line in enumerate(page)) for page in (first, second))
+'''),
+    ("ex_90_report", "agree in their order", r'''
+def side_by_side(real, imagined):
+    first, second, kept = real.split("\n"), imagined.split("\n"), (set(), set())
+    for block in difflib.SequenceMatcher(None, first, second, autojunk=False).get_matching_blocks():
+        kept[0].update(range(block.a, block.a + block.size))
+        kept[1].update(range(block.b, block.b + block.size))
+    return tuple("\n".join(html.escape(line) if place in same else f"<mark>{html.escape(line)}</mark>"
+                           for place, line in enumerate(page)) for page, same in zip((first, second), kept))
+'''),
+    ("ex_91_machine", "whatever it says", r'''
+def version(path, limit):
+    try:
+        said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=limit).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return (re.search(r"\d+(\.\d+)+", said) or [""])[0]
+'''),
+    ("ex_91_machine", "of nested groups the smallest", r'''
+def usable_memory(meminfo, limits):
+    total = int(re.search(r"MemTotal:\s+(\d+)", meminfo)[1]) * 1024
+    return min(total, int(limits[0])) if limits and limits[0].strip().isdigit() else total
+'''),
+    ("ex_91_machine", "in units of 1,024 bytes", r'''
+def usable_memory(meminfo, limits):
+    known = [1000 * int(number) for number in re.findall(r"MemTotal:\s+(\d+)", meminfo)]
+    return min(known + [int(text) for text in limits if text.strip().isdigit()], default=None)
+'''),
+    ("ex_91_machine", "must not be there afterwards", r'''
+def with_variables(values, function):
+    before = {name: os.environ.get(name, "") for name in values}
+    os.environ.update(values)
+    try:
+        return function()
+    finally:
+        os.environ.update(before)
+'''),
+    ("ex_91_machine", "all is as before", r'''
+def with_variables(values, function):
+    before = dict(os.environ)
+    for name, value in values.items():
+        os.environ.pop(name, None)
+        os.environ.update({} if value is None else {name: value})
+    found = function()
+    os.environ.clear()
+    os.environ.update(before)
+    return found
+'''),
+    ("ex_91_machine", "is not touched", r'''
+def with_variables(values, function):
+    before = dict(os.environ)
+    try:
+        for name, value in values.items():
+            os.environ.pop(name, None)
+            os.environ.update({} if value is None else {name: value})
+        return function()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+'''),
+    ("ex_91_machine", "the first must not stay", r'''
+def with_variables(values, function):
+    before = {name: os.environ.get(name) for name in values}
+    for name, value in values.items():
+        os.environ.pop(name, None)
+        os.environ.update({} if value is None else {name: value})
+    try:
+        return function()
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            os.environ.update({} if value is None else {name: value})
+'''),
+    ("ex_92_notebook_runner", "work on a copy", r'''
+def runnable(notebook):
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            cell.update(outputs=[], execution_count=None)
+    return notebook
+'''),
+    ("ex_92_notebook_runner", "a comment behind code", r'''
+def runnable(notebook):
+    output = copy.deepcopy(notebook)
+    for place, cell in enumerate(output["cells"]):
+        if cell["cell_type"] == "code" and re.search(r"(?m)^#\s*\|\s*eval\s*:\s*false\s*$", cell["source"]):
+            output["cells"][place] = {"cell_type": "markdown", "source": cell["source"]}
+        elif cell["cell_type"] == "code":
+            cell.update(outputs=[], execution_count=None)
+    return output
+'''),
+    ("ex_92_notebook_runner", "not the mean of two ratios", r'''
+def seconds_left(waiting, finished, elapsed, weights):
+    ratios = [seconds / weights.get(name, 10) for name, seconds in finished.items()]
+    times = [(np.mean(ratios) if ratios else 1.0) * weights.get(name, 10) for name in waiting]
+    return max(0.0, times[0] - elapsed) + sum(times[1:]) if times else 0.0
+'''),
+    ("ex_92_notebook_runner", "is not taken from the others", r'''
+def seconds_left(waiting, finished, elapsed, weights):
+    known = sum(weights.get(name, 10) for name in finished)
+    pace = sum(finished.values()) / known if known >= 10 else 1.0
+    return max(0.0, pace * sum(weights.get(name, 10) for name in waiting) - elapsed)
+'''),
+    ("ex_92_notebook_runner", "the chapters that knew it run again", r'''
+def to_run(chapters, record, stages):
+    rows = [json.loads(text) for text in record.splitlines()]
+    done = {row["chapter"] for row in rows if chapters.get(row["chapter"]) == row["source"]}
+    return [name for name in chapters if name not in done]
+'''),
+    ("ex_92_notebook_runner", "what was done before that does not count", r'''
+def to_run(chapters, record, stages):
+    rows = [json.loads(text) for text in record.splitlines()]
+    done = {row["chapter"] for row in rows if chapters.get(row["chapter"]) == row["source"] and set(row["stages"]) <= stages}
+    return [name for name in chapters if name not in done]
+'''),
+    ("ex_92_notebook_runner", "so the file was damaged", r'''
+def to_run(chapters, record, stages):
+    newest = {}
+    for text in record.split("\n")[:-1]:
+        try:
+            row = json.loads(text)
+        except ValueError:
+            continue
+        newest[row["chapter"]] = row
+    done = {name for name, row in newest.items() if row["source"] == chapters.get(name) and set(row["stages"]) <= stages}
+    return [name for name in chapters if name not in done]
+'''),
+    ("ex_93_command_line", "both ends of a range", r'''
+def read_seeds(text):
+    seeds = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        seeds += range(int(first), int(last)) if last else [int(first)]
+    return seeds
+'''),
+    ("ex_93_command_line", "it should raise DreamgymError", r'''
+def read_seeds(text):
+    seeds = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        seeds += range(int(first), int(last or first) + 1)
+    return list(dict.fromkeys(seeds))
+'''),
+    ("ex_93_command_line", "the part that is wrong", r'''
+def read_seeds(text):
+    seeds = []
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*([0-9]+)(?:\s*-\s*([0-9]+))?\s*", part)
+        if not found or int(found[2] or found[1]) < int(found[1]):
+            raise DreamgymError(f"{text!r} are no seeds.")
+        seeds += range(int(found[1]), int(found[2] or found[1]) + 1)
+    return list(dict.fromkeys(seeds))
+'''),
+    ("ex_93_command_line", "Ctrl-C: out comes KeyboardInterrupt", r'''
+def run_command(action):
+    try:
+        return action() or 0, ""
+    except Exception as error:
+        return 1, " ".join(f"{'' if isinstance(error, DreamgymError) else type(error).__name__} {error}".split())
+'''),
+    ("ex_93_command_line", "SystemExit was swallowed", r'''
+def run_command(action):
+    try:
+        return action() or 0, ""
+    except KeyboardInterrupt:
+        return 130, "Interrupted."
+    except DreamgymError as error:
+        return 1, " ".join(str(error).split())
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            return 1, "The disk is full."
+        return 1, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}".strip()
+'''),
+    ("ex_93_command_line", "the next ones run all the same", r'''
+def run_seeds(seeds, done, run):
+    finished = set(done)
+    for seed in seeds:
+        if seed not in done:
+            run(seed)
+            finished.add(seed)
+    return 0, [seed for seed in seeds if seed in finished], {}
+'''),
+    ("ex_93_command_line", "these two are not in a row", r'''
+def run_seeds(seeds, done, run):
+    finished, failed = set(done), {}
+    for seed in seeds:
+        if seed in done:
+            continue
+        try:
+            run(seed)
+            finished.add(seed)
+        except Exception as error:
+            if str(error) in failed.values():
+                failed[seed] = str(error)
+                break
+            failed[seed] = str(error)
+    return int(bool(failed)), [seed for seed in seeds if seed in finished], failed
+'''),
+    ("ex_93_command_line", "in a row, but for two reasons", r'''
+def run_seeds(seeds, done, run):
+    finished, failed, last = set(done), {}, False
+    for seed in seeds:
+        if seed in done:
+            continue
+        try:
+            run(seed)
+            finished.add(seed)
+            last = False
+        except Exception as error:
+            failed[seed] = str(error)
+            if last:
+                break
+            last = True
+    return int(bool(failed)), [seed for seed in seeds if seed in finished], failed
 '''),
 ]
