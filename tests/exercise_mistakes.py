@@ -1,5 +1,22 @@
 "Mistakes that readers make in the exercises, and words of the sentence that each of them gets."
 
+import ast
+from pathlib import Path
+
+SOLUTIONS = Path(__file__).resolve().parent.parent / "nbs" / "exercises" / "solutions"
+
+
+def changed(notebook: str, name: str, *changes: tuple[str, str]) -> str:
+    "A function of the solutions with a mistake in it: each text, which stands there once, gives way to another."
+    source = (SOLUTIONS / f"{notebook}.py").read_text(encoding="utf-8")
+    (node,) = [node for node in ast.parse(source).body if getattr(node, "name", "") == name]
+    answer = ast.get_source_segment(source, node)
+    for old, new in changes:
+        assert answer.count(old) == 1, f"{notebook}, {name}: {old!r} stands there {answer.count(old)} times"
+        answer = answer.replace(old, new)
+    return answer
+
+
 TOOL_GRAMMAR = r'''
 class ToolGrammar(Grammar):
     def check_action(self, action, state):
@@ -176,27 +193,10 @@ def read_line(line):
         raise ValueError("Not a line of a page.")
     return int(found[1]), found[2], re.sub(r"\\(.)", r"\1", found[3])
 '''),
-    ("ex_04_pages", "USa is another text", r'''
-def slip(goal, state, named, pairs):
-    if named != re.findall(r'"([^"]+)"', goal):
-        return "task"
-    if any(held not in state for _, held, _ in pairs):
-        return "page"
-    if any(yes != (name == held) for name, held, yes in pairs):
-        return "verdict"
-    return "" if len(pairs) == len(named) and all(yes for *_, yes in pairs) else "sum"
-'''),
-    ("ex_04_pages", "nobody looked at the password", r'''
-def slip(goal, state, named, pairs):
-    texts = {e.text for e in parse_state(state) if e.id} | {""}
-    if named != re.findall(r'"([^"]+)"', goal):
-        return "task"
-    if any(held not in texts for _, held, _ in pairs):
-        return "page"
-    if any(yes != (name == held) for name, held, yes in pairs):
-        return "verdict"
-    return "" if all(yes for *_, yes in pairs) else "sum"
-'''),
+    ("ex_04_pages", "USa is another text", changed("ex_04_pages", "slip",
+        ("held not in held_by_page", "held not in state"))),
+    ("ex_04_pages", "nobody looked at the password", changed("ex_04_pages", "slip",
+        ("compared >= set(named) and ", ""))),
     ("ex_05_miniwob", "half marks are no success", r'''
 def success_rate(endings):
     return sum(paid > 0 for paid, _ in endings) / len(endings)
@@ -220,40 +220,11 @@ def count_replays(order, browsers):
         done.append(episode)
     return replayed
 '''),
-    ("ex_05_miniwob", "where a replayed page differs", r'''
-def play(open_browser, seed, actions):
-    pages, failures = [], 0
-    while True:
-        browser = open_browser()
-        try:
-            for step in range(len(actions) + 1):
-                page = browser.act(actions[step - 1]) if step else browser.start(seed)
-                if step == len(pages):
-                    pages.append(page)
-                    failures = 0
-            return pages
-        except ConnectionError:
-            failures += 1
-            if failures == 3:
-                raise
-'''),
-    ("ex_05_miniwob", "count afresh after each new page", r'''
-def play(open_browser, seed, actions):
-    pages = []
-    for life in range(3):
-        browser = open_browser()
-        try:
-            for step in range(len(actions) + 1):
-                page = browser.act(actions[step - 1]) if step else browser.start(seed)
-                if step == len(pages):
-                    pages.append(page)
-                elif page != pages[step]:
-                    raise ValueError("Another page.")
-            return pages
-        except ConnectionError:
-            if life == 2:
-                raise
-'''),
+    ("ex_05_miniwob", "where a replayed page differs", changed("ex_05_miniwob", "play",
+        ("                elif page != pages[step]:\n", ""),
+        ('                    raise ValueError("A replayed page differs from the recorded one.")\n', ""))),
+    ("ex_05_miniwob", "count afresh after each new page", changed("ex_05_miniwob", "play",
+        ("                    failures = 0\n", ""))),
     ("ex_06_weights", "only the hash tells", r'''
 def damaged(folder, hashes):
     return sorted(name for name in hashes if not (folder / name).exists())
@@ -276,20 +247,8 @@ def four_bits(weights, size):
     levels = np.rint((blocks - weights.min()) / (step or 1.0)).astype(int)
     return levels, np.full(len(blocks), weights.min()), np.full(len(blocks), step)
 '''),
-    ("ex_06_weights", "look at its hash, not at its name", r'''
-def fetch(target, pinned, mirrors):
-    if target.exists():
-        return target
-    for mirror in mirrors:
-        try:
-            data = mirror()
-        except OSError:
-            continue
-        if hashlib.sha256(data).hexdigest() == pinned:
-            target.with_name("unfinished").write_bytes(data)
-            return target.with_name("unfinished").rename(target)
-    raise ValueError("No mirror helps.")
-'''),
+    ("ex_06_weights", "look at its hash, not at its name", changed("ex_06_weights", "fetch",
+        ("target.is_file() and hashlib.sha256(target.read_bytes()).hexdigest() == pinned", "target.exists()"))),
     ("ex_06_weights", "wrong bytes stood under the name of the target", r'''
 def fetch(target, pinned, mirrors):
     for mirror in mirrors:
@@ -1003,24 +962,11 @@ def digest(tables):
     rows = [(name, sorted("".join(map(str, row)) for row in found)) for name, found in sorted(tables.items())]
     return hashlib.sha256(repr(rows).encode()).hexdigest()
 '''),
-    ("ex_33_shop", "do not overwrite", r'''
-def restore(template, current):
-    fresh = current.with_name(f"{current.name}.fresh")
-    shutil.copyfile(template, fresh)
-    for tail in ("-journal", "-wal", "-shm"):
-        current.with_name(current.name + tail).unlink(missing_ok=True)
-    if current.exists():
-        shutil.copyfile(fresh, current)
-    os.replace(fresh, current)
-'''),
-    ("ex_33_shop", "still lay beside it", r'''
-def restore(template, current):
-    fresh = current.with_name(f"{current.name}.fresh")
-    shutil.copyfile(template, fresh)
-    os.replace(fresh, current)
-    for tail in ("-journal", "-wal", "-shm"):
-        current.with_name(current.name + tail).unlink(missing_ok=True)
-'''),
+    ("ex_33_shop", "do not overwrite", changed("ex_33_shop", "restore",
+        ("    os.replace(fresh, current)",
+         "    if current.exists():\n        shutil.copyfile(fresh, current)\n    os.replace(fresh, current)"))),
+    ("ex_33_shop", "still lay beside it", changed("ex_33_shop", "restore",
+        ('("-journal", "-wal", "-shm")', '("-wal", "-shm")'))),
     ("ex_34_shop_tasks", "would be called wrong", r'''
 def cheapest(products, longest):
     shelves = {}
@@ -1051,27 +997,11 @@ def guessed(train, test):
         right.setdefault(kind, []).append(kind in dict(train) and likely == answer)
     return {kind: sum(hits) / len(hits) for kind, hits in right.items()}
 '''),
-    ("ex_34_shop_tasks", "it was right and was spoilt", r'''
-def is_done(task, said, trace):
-    def plain(answers):
-        return None if answers is None else sorted(text.strip().lower() for text in answers)
-
-    if plain(said) != plain(task["answer"]):
-        return False
-    if task["sent"] is None:
-        return not any(method == "POST" for method, *_ in trace)
-    method, path, wanted = task["sent"]
-    return any((m, p, status) == (method, path, 302) and wanted.items() <= fields.items() for m, p, fields, status in trace)
-'''),
-    ("ex_34_shop_tasks", "and something was bought", r'''
-def is_done(task, said, trace):
-    def plain(answers):
-        return None if answers is None else sorted(text.strip().lower() for text in answers)
-
-    if task["sent"] is None:
-        return plain(said) == plain(task["answer"])
-    return False
-'''),
+    ("ex_34_shop_tasks", "it was right and was spoilt", changed("ex_34_shop_tasks", "is_done",
+        ("bool(forms) and forms[-1][1] == 302 and wanted.items() <= forms[-1][0].items()",
+         "any(status == 302 and wanted.items() <= fields.items() for fields, status in forms)"))),
+    ("ex_34_shop_tasks", "and something was bought", changed("ex_34_shop_tasks", "is_done",
+        ('not any(method == "POST" for method, *_ in trace)', "True"))),
     ("ex_34_shop_tasks", "how often counts", r'''
 def is_done(task, said, trace):
     return {text.strip().lower() for text in said or ()} == {text.lower() for text in task["answer"] or ()}
@@ -1106,17 +1036,8 @@ def served(folder):
                   if path.is_file() and path.suffix.lower() in SERVED and sound(path)
                   and not any(part.startswith(".") for part in path.relative_to(folder).parts))
 '''),
-    ("ex_35_webarena_infinity", "which says 1", r'''
-def verdict(program, limit):
-    try:
-        ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=limit, env={})
-        success, reason = json.loads(ended.stdout.splitlines()[-1])
-    except (subprocess.TimeoutExpired, ValueError, IndexError, TypeError):
-        raise SiteFailed from None
-    if ended.returncode != 0 or success not in (True, False):
-        raise SiteFailed
-    return bool(success)
-'''),
+    ("ex_35_webarena_infinity", "which says 1", changed("ex_35_webarena_infinity", "verdict",
+        ("list(map(type, said)) != [bool, str]", "said[0] not in (True, False)"))),
     ("ex_35_webarena_infinity", "you return True", r'''
 def verdict(program, limit):
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=limit)
@@ -1152,45 +1073,12 @@ def read_answer(answer, page, remembered):
             output[int(number) - 1] = words
     return output
 '''),
-    ("ex_36_shop_dream", "which counts from 0", r'''
-def read_answer(answer, page, remembered):
-    head, *lines = answer.split("\n")
-    if head == "same":
-        return page
-    if head == "page":
-        return lines
-    output = list(remembered)
-    for line in lines:
-        number, _, words = line.partition("= ")
-        try:
-            output[int(number) - 1] = words
-        except IndexError:
-            raise ValueError(line) from None
-    return output
-'''),
-    ("ex_36_shop_dream", "a success that goes on in the dream", r'''
-def findings(steps):
-    def share(values):
-        return float(np.mean(values)) if len(values) else np.nan
-
-    on, ends = ([s for s in steps if s["real_done"] == done] for done in (False, True))
-    success, failure = (share([s["reward"] == r or (r == 1.0 and not s["done"]) for s in ends if s["real_reward"] == r])
-                        for r in (1.0, 0.0))
-    return {"readable": tuple(share([s["valid"] for s in some]) for some in (on, ends)), "stops": share([s["done"] for s in on]),
-            "success": success, "failure": failure, "suspect": "none"}
-'''),
-    ("ex_36_shop_dream", "who calls all a failure", r'''
-def findings(steps):
-    def share(values):
-        return float(np.mean(values)) if len(values) else np.nan
-
-    on, ends = ([s for s in steps if s["real_done"] == done] for done in (False, True))
-    readable = tuple(share([s["valid"] for s in some]) for some in (on, ends))
-    success, failure = (share([s["done"] and s["reward"] == r for s in ends if s["real_reward"] == r]) for r in (1.0, 0.0))
-    suspect = "form" if readable[0] < 0.5 else "verdict" if max(success, failure) < 0.8 else "none"
-    return {"readable": readable, "stops": share([s["done"] for s in on]), "success": success, "failure": failure,
-            "suspect": suspect}
-'''),
+    ("ex_36_shop_dream", "which counts from 0", changed("ex_36_shop_dream", "read_answer",
+        ("([1-9][0-9]*)= (.+)", "(-?[0-9]+)= (.+)"), ("not last < int(found[1]) <= len(output)", "int(found[1]) > len(output)"))),
+    ("ex_36_shop_dream", "a success that goes on in the dream", changed("ex_36_shop_dream", "findings",
+        ('s["done"] and s["reward"] == real', '(s["reward"] == real or not s["done"])'))),
+    ("ex_36_shop_dream", "who calls all a failure", changed("ex_36_shop_dream", "findings",
+        ("(success + failure) / 2", "max(success, failure)"))),
     ("ex_40_experiments", "a test trains nobody", r'''
 def bill(steps, uses):
     return sum(steps.values()) if uses else steps["demonstrations"] + steps["evaluation"]
@@ -1265,11 +1153,8 @@ def possible_p(first, second, tasks):
     p = exact_mcnemar(max(0, first - second), max(0, second - first))
     return p, p
 '''),
-    ("ex_41_reproduction", "at most the second fails one", r'''
-def possible_p(first, second, tasks):
-    values = [exact_mcnemar(first - both, second - both) for both in range(min(first, second) + 1)]
-    return min(values), max(values)
-'''),
+    ("ex_41_reproduction", "at most the second fails one", changed("ex_41_reproduction", "possible_p",
+        ("max(0, first + second - tasks)", "0"))),
     ("ex_43_failure_gallery", "who always says failure", r'''
 def ceiling(traces, outcomes):
     return sum(("not complete" not in trace) == outcome for trace, outcome in zip(traces, outcomes)) / len(traces)
@@ -1328,34 +1213,13 @@ def take_turns(programs, rounds, budget, clock):
             output[name] += [clock() - before] * (number > 0)
     return output
 '''),
-    ("ex_80_benchmarks", "the budget is 20", r'''
-def take_turns(programs, rounds, budget, clock):
-    output, start = {name: [] for name in programs}, clock()
-    for number in range(rounds + 1):
-        if number > 1 and clock() - start > budget:
-            break
-        for name, work in programs.items():
-            before = clock()
-            work()
-            output[name] += [clock() - before] * (number > 0)
-    return output
-'''),
-    ("ex_80_benchmarks", "weights are read once for all", r'''
-def decoding_limit(model, batch, product, memory):
-    width = model["width"]
-    block = 2 * width**2 + 2 * width * model["key_width"] + 3 * width * model["inner"]
-    weights = model["layers"] * block + width * model["vocabulary"]
-    arithmetic, reading = 2 * weights / product, model["size"] * weights / memory
-    return 1 / max(arithmetic, reading), "memory" if reading > arithmetic else "product"
-'''),
-    ("ex_80_benchmarks", "both take a second", r'''
-def decoding_limit(model, batch, product, memory):
-    width = model["width"]
-    block = 2 * width**2 + 2 * width * model["key_width"] + 3 * width * model["inner"]
-    weights = model["layers"] * block + width * model["vocabulary"]
-    arithmetic, reading = 2 * batch * weights / product, model["size"] * weights / memory
-    return batch / (arithmetic + reading), "memory" if reading > arithmetic else "product"
-'''),
+    ("ex_80_benchmarks", "the budget is 20", changed("ex_80_benchmarks", "take_turns",
+        (" * (number + 1) / number > budget", " > budget"))),
+    ("ex_80_benchmarks", "weights are read once for all", changed("ex_80_benchmarks", "decoding_limit",
+        ("2 * batch * weights", "2 * weights"),
+        ("return batch / max", "return 1 / max"))),
+    ("ex_80_benchmarks", "both take a second", changed("ex_80_benchmarks", "decoding_limit",
+        ("max(arithmetic, reading)", "(arithmetic + reading)"))),
     ("ex_90_report", "the sign & comes first", r'''
 def escaped(text):
     for sign, name in (("<", "&lt;"), (">", "&gt;"), ('"', "&quot;"), ("'", "&#x27;")):
@@ -1366,44 +1230,19 @@ def escaped(text):
 def escaped(text):
     return COMMANDS.sub(REPLACEMENT, html.escape(text, quote=False).replace('"', "&quot;"))
 '''),
-    ("ex_90_report", "65 of 70 is another question", r'''
-def cell(seeds, draws=2000):
-    if not seeds:
-        return "not run"
-    rate = wilson(sum(s for s, _ in seeds), sum(t for _, t in seeds))
-    if 1 < len(seeds) < 5:
-        return f"{rate.mean:.0%} ({', '.join(str(s) for s, _ in seeds)})"
-    return f"{rate.mean:.0%} [{100 * rate.low:.0f}, {100 * rate.high:.0f}]"
-'''),
-    ("ex_90_report", "are not 300 independent trials", r'''
-def cell(seeds, draws=2000):
-    if not seeds:
-        return "not run"
-    rates = [solved / tasks for solved, tasks in seeds]
-    mean = f"{np.mean(rates):.0%}"
-    if len(seeds) == 1:
-        return f"{mean} [{100 * wilson(*seeds[0]).low:.0f}, {100 * wilson(*seeds[0]).high:.0f}]"
-    if len(seeds) < 5:
-        return f"{mean} ({', '.join(str(s) for s, _ in seeds)})"
-    if np.ptp(rates) == 0:
-        return f"{mean} [{mean[:-1]}, {mean[:-1]}]"
-    tasks = np.concatenate([np.arange(t) < s for s, t in seeds])
-    low, high = np.quantile(np.random.default_rng(0).choice(tasks, (draws, len(tasks))).mean(1), (0.025, 0.975))
-    return f"{mean} [{100 * low:.0f}, {100 * high:.0f}]"
-'''),
+    ("ex_90_report", "65 of 70 is another question", changed("ex_90_report", "cell",
+        ("np.mean(rates):.0f", "sum(s for s, _ in seeds) / sum(t for _, t in seeds):.0f"))),
+    ("ex_90_report", "are not 300 independent trials", changed("ex_90_report", "cell",
+        ("    means =", "    rates = np.concatenate([np.arange(t) < s for s, t in seeds])\n    means ="))),
     ("ex_90_report", "one is too many", r'''
 def side_by_side(real, imagined):
     pages = real.split("\n"), imagined.split("\n")
     return tuple("\n".join(html.escape(line) if line in other else f"<mark>{html.escape(line)}</mark>" for line in page)
                  for page, other in zip(pages, pages[::-1]))
 '''),
-    ("ex_90_report", "moves the others", r'''
-def side_by_side(real, imagined):
-    first, second = real.split("\n"), imagined.split("\n")
-    same = [place < min(len(first), len(second)) and first[place] == second[place] for place in range(len(first + second))]
-    return tuple("\n".join(html.escape(line) if same[place] else f"<mark>{html.escape(line)}</mark>"
-                           for place, line in enumerate(page)) for page in (first, second))
-'''),
+    ("ex_90_report", "moves the others", changed("ex_90_report", "side_by_side",
+        ("        elif common[i + 1][j] >= common[i][j + 1]:\n            i += 1\n        else:\n            j += 1\n",
+         "        else:\n            i, j = i + 1, j + 1\n"))),
     ("ex_90_report", "agree in their order", r'''
 def side_by_side(real, imagined):
     first, second, kept = real.split("\n"), imagined.split("\n"), (set(), set())
@@ -1413,24 +1252,12 @@ def side_by_side(real, imagined):
     return tuple("\n".join(html.escape(line) if place in same else f"<mark>{html.escape(line)}</mark>"
                            for place, line in enumerate(page)) for page, same in zip((first, second), kept))
 '''),
-    ("ex_91_machine", "whatever it says", r'''
-def version(path, limit):
-    try:
-        said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=limit).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return (re.search(r"\d+(\.\d+)+", said) or [""])[0]
-'''),
-    ("ex_91_machine", "of nested groups the smallest", r'''
-def usable_memory(meminfo, limits):
-    total = int(re.search(r"MemTotal:\s+(\d+)", meminfo)[1]) * 1024
-    return min(total, int(limits[0])) if limits and limits[0].strip().isdigit() else total
-'''),
-    ("ex_91_machine", "in units of 1,024 bytes", r'''
-def usable_memory(meminfo, limits):
-    known = [1000 * int(number) for number in re.findall(r"MemTotal:\s+(\d+)", meminfo)]
-    return min(known + [int(text) for text in limits if text.strip().isdigit()], default=None)
-'''),
+    ("ex_91_machine", "whatever it says", changed("ex_91_machine", "version",
+        (" and ended.returncode == 0", ""))),
+    ("ex_91_machine", "of nested groups the smallest", changed("ex_91_machine", "usable_memory",
+        ("in limits if", "in limits[:1] if"))),
+    ("ex_91_machine", "in units of 1,024 bytes", changed("ex_91_machine", "usable_memory",
+        ("* 1024", "* 1000"))),
     ("ex_91_machine", "must not be there afterwards", r'''
 def with_variables(values, function):
     before = {name: os.environ.get(name, "") for name in values}
@@ -1493,18 +1320,11 @@ def runnable(notebook):
             cell.update(outputs=[], execution_count=None)
     return output
 '''),
-    ("ex_92_notebook_runner", "not the mean of two ratios", r'''
-def seconds_left(waiting, finished, elapsed, weights):
-    ratios = [seconds / weights.get(name, 10) for name, seconds in finished.items()]
-    times = [(np.mean(ratios) if ratios else 1.0) * weights.get(name, 10) for name in waiting]
-    return max(0.0, times[0] - elapsed) + sum(times[1:]) if times else 0.0
-'''),
-    ("ex_92_notebook_runner", "is not taken from the others", r'''
-def seconds_left(waiting, finished, elapsed, weights):
-    known = sum(weights.get(name, 10) for name in finished)
-    pace = sum(finished.values()) / known if known >= 10 else 1.0
-    return max(0.0, pace * sum(weights.get(name, 10) for name in waiting) - elapsed)
-'''),
+    ("ex_92_notebook_runner", "not the mean of two ratios", changed("ex_92_notebook_runner", "seconds_left",
+        ("sum(finished.values()) / known",
+         "sum(s / weights.get(n, 10) for n, s in finished.items()) / len(finished)"))),
+    ("ex_92_notebook_runner", "is not taken from the others", changed("ex_92_notebook_runner", "seconds_left",
+        ("max(0.0, times[0] - elapsed) + sum(times[1:])", "max(0.0, sum(times) - elapsed)"))),
     ("ex_92_notebook_runner", "the chapters that knew it run again", r'''
 def to_run(chapters, record, stages):
     rows = [json.loads(text) for text in record.splitlines()]
@@ -1517,18 +1337,9 @@ def to_run(chapters, record, stages):
     done = {row["chapter"] for row in rows if chapters.get(row["chapter"]) == row["source"] and set(row["stages"]) <= stages}
     return [name for name in chapters if name not in done]
 '''),
-    ("ex_92_notebook_runner", "so the file was damaged", r'''
-def to_run(chapters, record, stages):
-    newest = {}
-    for text in record.split("\n")[:-1]:
-        try:
-            row = json.loads(text)
-        except ValueError:
-            continue
-        newest[row["chapter"]] = row
-    done = {name for name, row in newest.items() if row["source"] == chapters.get(name) and set(row["stages"]) <= stages}
-    return [name for name in chapters if name not in done]
-'''),
+    ("ex_92_notebook_runner", "so the file was damaged", changed("ex_92_notebook_runner", "to_run",
+        ("            if place < len(lines):\n                raise\n            break\n",
+         "            continue\n"))),
     ("ex_93_command_line", "both ends of a range", r'''
 def read_seeds(text):
     seeds = []
@@ -1545,16 +1356,8 @@ def read_seeds(text):
         seeds += range(int(first), int(last or first) + 1)
     return list(dict.fromkeys(seeds))
 '''),
-    ("ex_93_command_line", "the part that is wrong", r'''
-def read_seeds(text):
-    seeds = []
-    for part in text.split(","):
-        found = re.fullmatch(r"\s*([0-9]+)(?:\s*-\s*([0-9]+))?\s*", part)
-        if not found or int(found[2] or found[1]) < int(found[1]):
-            raise DreamgymError(f"{text!r} are no seeds.")
-        seeds += range(int(found[1]), int(found[2] or found[1]) + 1)
-    return list(dict.fromkeys(seeds))
-'''),
+    ("ex_93_command_line", "the part that is wrong", changed("ex_93_command_line", "read_seeds",
+        ("{part.strip()!r}", "{text!r}"))),
     ("ex_93_command_line", "Ctrl-C: out comes KeyboardInterrupt", r'''
 def run_command(action):
     try:
@@ -1584,37 +1387,8 @@ def run_seeds(seeds, done, run):
             finished.add(seed)
     return 0, [seed for seed in seeds if seed in finished], {}
 '''),
-    ("ex_93_command_line", "these two are not in a row", r'''
-def run_seeds(seeds, done, run):
-    finished, failed = set(done), {}
-    for seed in seeds:
-        if seed in done:
-            continue
-        try:
-            run(seed)
-            finished.add(seed)
-        except Exception as error:
-            if str(error) in failed.values():
-                failed[seed] = str(error)
-                break
-            failed[seed] = str(error)
-    return int(bool(failed)), [seed for seed in seeds if seed in finished], failed
-'''),
-    ("ex_93_command_line", "in a row, but for two reasons", r'''
-def run_seeds(seeds, done, run):
-    finished, failed, last = set(done), {}, False
-    for seed in seeds:
-        if seed in done:
-            continue
-        try:
-            run(seed)
-            finished.add(seed)
-            last = False
-        except Exception as error:
-            failed[seed] = str(error)
-            if last:
-                break
-            last = True
-    return int(bool(failed)), [seed for seed in seeds if seed in finished], failed
-'''),
+    ("ex_93_command_line", "these two are not in a row", changed("ex_93_command_line", "run_seeds",
+        ("            last = None\n", ""))),
+    ("ex_93_command_line", "in a row, but for two reasons", changed("ex_93_command_line", "run_seeds",
+        ("if before == last:", "if before is not None:"))),
 ]

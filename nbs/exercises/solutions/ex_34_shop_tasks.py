@@ -21,11 +21,10 @@ def guessed(train, test):
     return {kind: sum(hits) / len(hits) for kind, hits in right.items()}
 
 
-def plain(answers):
-    return None if answers is None else sorted(text.strip().lower() for text in answers)
-
-
 def is_done(task, said, trace):
+    def plain(answers):
+        return None if answers is None else sorted(text.strip().lower() for text in answers)
+
     if plain(said) != plain(task["answer"]):
         return False
     if task["sent"] is None:

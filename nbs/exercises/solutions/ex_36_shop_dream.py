@@ -28,11 +28,10 @@ def read_answer(answer, page, remembered):
     return output
 
 
-def share(values):
-    return float(np.mean(values)) if len(values) else np.nan
-
-
 def findings(steps):
+    def share(values):
+        return float(np.mean(values)) if len(values) else np.nan
+
     on, ends = ([s for s in steps if s["real_done"] == done] for done in (False, True))
     readable = share([s["valid"] for s in on]), share([s["valid"] for s in ends])
     success, failure = (share([s["done"] and s["reward"] == real for s in ends if s["real_reward"] == real])
