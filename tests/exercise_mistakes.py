@@ -1,5 +1,22 @@
 "Mistakes that readers make in the exercises, and words of the sentence that each of them gets."
 
+import ast
+from pathlib import Path
+
+SOLUTIONS = Path(__file__).resolve().parent.parent / "nbs" / "exercises" / "solutions"
+
+
+def changed(notebook: str, name: str, *changes: tuple[str, str]) -> str:
+    "A function of the solutions with a mistake in it: each text, which stands there once, gives way to another."
+    source = (SOLUTIONS / f"{notebook}.py").read_text(encoding="utf-8")
+    (node,) = [node for node in ast.parse(source).body if getattr(node, "name", "") == name]
+    answer = ast.get_source_segment(source, node)
+    for old, new in changes:
+        assert answer.count(old) == 1, f"{notebook}, {name}: {old!r} stands there {answer.count(old)} times"
+        answer = answer.replace(old, new)
+    return answer
+
+
 TOOL_GRAMMAR = r'''
 class ToolGrammar(Grammar):
     def check_action(self, action, state):
@@ -176,27 +193,38 @@ def read_line(line):
         raise ValueError("Not a line of a page.")
     return int(found[1]), found[2], re.sub(r"\\(.)", r"\1", found[3])
 '''),
-    ("ex_04_pages", "USa is another text", r'''
-def slip(goal, state, named, pairs):
-    if named != re.findall(r'"([^"]+)"', goal):
-        return "task"
-    if any(held not in state for _, held, _ in pairs):
-        return "page"
-    if any(yes != (name == held) for name, held, yes in pairs):
-        return "verdict"
-    return "" if len(pairs) == len(named) and all(yes for *_, yes in pairs) else "sum"
+    ("ex_04_pages", "USa is another text", changed("ex_04_pages", "slip",
+        ("held not in held_by_page", "held not in state"))),
+    ("ex_04_pages", "nobody looked at the password", changed("ex_04_pages", "slip",
+        ("compared >= set(named) and ", ""))),
+    ("ex_05_miniwob", "half marks are no success", r'''
+def success_rate(endings):
+    return sum(paid > 0 for paid, _ in endings) / len(endings)
 '''),
-    ("ex_04_pages", "nobody looked at the password", r'''
-def slip(goal, state, named, pairs):
-    texts = {e.text for e in parse_state(state) if e.id} | {""}
-    if named != re.findall(r'"([^"]+)"', goal):
-        return "task"
-    if any(held not in texts for _, held, _ in pairs):
-        return "page"
-    if any(yes != (name == held) for name, held, yes in pairs):
-        return "verdict"
-    return "" if all(yes for *_, yes in pairs) else "sum"
+    ("ex_05_miniwob", "thinks for four seconds has solved it", r'''
+def success_rate(endings):
+    return sum(paid == 1 for paid, _ in endings) / len(endings)
 '''),
+    ("ex_05_miniwob", "all that it has done so far", r'''
+def count_replays(order, browsers):
+    return sum(before != now and now in order[:place] for place, (before, now) in enumerate(zip(order, order[1:]), 1))
+'''),
+    ("ex_05_miniwob", "A acted after B", r'''
+def count_replays(order, browsers):
+    shown, done, replayed = [], [], 0
+    for episode in order:
+        if episode not in shown:
+            replayed += done.count(episode)
+            shown = shown[-(browsers - 1):] if browsers > 1 else []
+            shown.append(episode)
+        done.append(episode)
+    return replayed
+'''),
+    ("ex_05_miniwob", "where a replayed page differs", changed("ex_05_miniwob", "play",
+        ("                elif page != pages[step]:\n", ""),
+        ('                    raise ValueError("A replayed page differs from the recorded one.")\n', ""))),
+    ("ex_05_miniwob", "count afresh after each new page", changed("ex_05_miniwob", "play",
+        ("                    failures = 0\n", ""))),
     ("ex_06_weights", "only the hash tells", r'''
 def damaged(folder, hashes):
     return sorted(name for name in hashes if not (folder / name).exists())
@@ -219,20 +247,8 @@ def four_bits(weights, size):
     levels = np.rint((blocks - weights.min()) / (step or 1.0)).astype(int)
     return levels, np.full(len(blocks), weights.min()), np.full(len(blocks), step)
 '''),
-    ("ex_06_weights", "look at its hash, not at its name", r'''
-def fetch(target, pinned, mirrors):
-    if target.exists():
-        return target
-    for mirror in mirrors:
-        try:
-            data = mirror()
-        except OSError:
-            continue
-        if hashlib.sha256(data).hexdigest() == pinned:
-            target.with_name("unfinished").write_bytes(data)
-            return target.with_name("unfinished").rename(target)
-    raise ValueError("No mirror helps.")
-'''),
+    ("ex_06_weights", "look at its hash, not at its name", changed("ex_06_weights", "fetch",
+        ("target.is_file() and hashlib.sha256(target.read_bytes()).hexdigest() == pinned", "target.exists()"))),
     ("ex_06_weights", "wrong bytes stood under the name of the target", r'''
 def fetch(target, pinned, mirrors):
     for mirror in mirrors:
@@ -855,6 +871,214 @@ def told_right(questions, answers):
     coins = [hit for hit, answer in zip(right, answers) if answer != "nothing"]
     return sum(right) / len(right), sum(coins) / len(coins)
 '''),
+    ("ex_32_webarena", "[new] is no id and stays", r'''
+def harmless(text):
+    printed = "".join(letter if letter.isprintable() else " " for letter in text)
+    return " ".join(printed.split()).replace("[", "(").replace("]", ")").replace('"', "'")
+'''),
+    ("ex_32_webarena", "so this is no id", r'''
+def harmless(text):
+    printed = "".join(letter for letter in text if letter.isprintable() or letter.isspace() or letter == "\x00")
+    printed = re.sub(r"\[([A-Za-z]*[0-9]+)\]", r"(\1)", printed.replace("\x00", " "))
+    return " ".join(printed.split()).replace('"', "'")
+'''),
+    ("ex_32_webarena", "was accepted", r'''
+def read_action(text):
+    name, arguments = text.strip().split("(", 1)
+    if name not in TAKES:
+        raise ValueError("Unknown.")
+    return name, eval("(" + arguments.removesuffix(")") + ("," if arguments != ")" else "") + ")", globals())
+'''),
+    ("ex_32_webarena", "where True is no number", r'''
+def read_action(text):
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+        name, arguments = call.func.id, tuple(map(ast.literal_eval, call.args))
+        sound = not call.keywords and len(arguments) == len(TAKES[name])
+        sound = sound and all(isinstance(a, (int, float) if k is float else k) for a, k in zip(arguments, TAKES[name]))
+    except (SyntaxError, AttributeError, KeyError):
+        sound = False
+    if not sound:
+        raise ValueError("No action.")
+    return name, arguments
+'''),
+    ("ex_32_webarena", "elements are not", r'''
+def state_lines(page):
+    menu, lines = [], []
+
+    def pieces(node):
+        if "id" in node:
+            return [f'[{node["id"]}] {node["role"]} "{node["name"]}"']
+        if node["role"] == "text":
+            return [node["name"]]
+        return [piece for child in node.get("children", ()) for piece in pieces(child)]
+
+    def visit(node):
+        if node["role"] in AROUND:
+            menu.extend(piece for piece in pieces(node) if piece.startswith("["))
+        elif node["role"] == "row":
+            lines.append("row: " + " | ".join(pieces(node)))
+        elif "id" in node or node["role"] == "text":
+            lines.extend(pieces(node))
+        else:
+            [visit(child) for child in node.get("children", ())]
+
+    visit(page)
+    return ["Menu: " + "; ".join(menu)] * bool(menu) + lines
+'''),
+    ("ex_32_webarena", "a price must stand beside its lamp", r'''
+def state_lines(page):
+    menu, lines = [], []
+
+    def visit(node, around=False, named=False):
+        around = around or node["role"] in AROUND
+        if "id" in node:
+            (menu if around else lines).append(f'[{node["id"]}] {node["role"]} "{node["name"]}"')
+        elif node["role"] == "text" and not around and not named:
+            lines.append(node["name"])
+        for child in node.get("children", ()):
+            visit(child, around, named or "id" in node)
+
+    visit(page)
+    return ["Menu: " + "; ".join(menu)] * bool(menu) + lines
+'''),
+    ("ex_33_shop", "must give the largest number, 6", r'''
+def whole(draw, low, high):
+    return low + int(draw() * (high - low))
+'''),
+    ("ex_33_shop", "each of the six should come 100 times", r'''
+def whole(draw, low, high):
+    return low + round(draw() * (high - low))
+'''),
+    ("ex_33_shop", "a row that is there twice counts twice", r'''
+def digest(tables):
+    import hashlib
+    rows = [(name, sorted(set(map(repr, found)))) for name, found in sorted(tables.items())]
+    return hashlib.sha256(repr(rows).encode()).hexdigest()
+'''),
+    ("ex_33_shop", "the border between two cells", r'''
+def digest(tables):
+    import hashlib
+    rows = [(name, sorted("".join(map(str, row)) for row in found)) for name, found in sorted(tables.items())]
+    return hashlib.sha256(repr(rows).encode()).hexdigest()
+'''),
+    ("ex_33_shop", "do not overwrite", changed("ex_33_shop", "restore",
+        ("    os.replace(fresh, current)",
+         "    if current.exists():\n        shutil.copyfile(fresh, current)\n    os.replace(fresh, current)"))),
+    ("ex_33_shop", "still lay beside it", changed("ex_33_shop", "restore",
+        ('("-journal", "-wal", "-shm")', '("-wal", "-shm")'))),
+    ("ex_34_shop_tasks", "would be called wrong", r'''
+def cheapest(products, longest):
+    shelves = {}
+    for category, title, price in products:
+        shelves.setdefault(category, []).append((price, title))
+    return {category: min(shelf)[1] for category, shelf in shelves.items() if 3 <= len(shelf) <= longest}
+'''),
+    ("ex_34_shop_tasks", "harm only where they are the lowest", r'''
+def cheapest(products, longest):
+    shelves = {}
+    for category, title, price in products:
+        shelves.setdefault(category, []).append((price, title))
+    return {category: min(shelf)[1] for category, shelf in shelves.items()
+            if 3 <= len(shelf) <= longest and len({price for price, _ in shelf}) == len(shelf)}
+'''),
+    ("ex_34_shop_tasks", "comes from training, not from the test", r'''
+def guessed(train, test):
+    counts = {}
+    for kind, answer in test:
+        counts.setdefault(kind, Counter())[answer] += 1
+    return {kind: max(found.values()) / found.total() for kind, found in counts.items()}
+'''),
+    ("ex_34_shop_tasks", "answers of another kind do not count", r'''
+def guessed(train, test):
+    counts, right = Counter(answer for _, answer in train), {}
+    likely = min(counts, key=lambda answer: (-counts[answer], answer))
+    for kind, answer in test:
+        right.setdefault(kind, []).append(kind in dict(train) and likely == answer)
+    return {kind: sum(hits) / len(hits) for kind, hits in right.items()}
+'''),
+    ("ex_34_shop_tasks", "it was right and was spoilt", changed("ex_34_shop_tasks", "is_done",
+        ("bool(forms) and forms[-1][1] == 302 and wanted.items() <= forms[-1][0].items()",
+         "any(status == 302 and wanted.items() <= fields.items() for fields, status in forms)"))),
+    ("ex_34_shop_tasks", "and something was bought", changed("ex_34_shop_tasks", "is_done",
+        ('not any(method == "POST" for method, *_ in trace)', "True"))),
+    ("ex_34_shop_tasks", "how often counts", r'''
+def is_done(task, said, trace):
+    return {text.strip().lower() for text in said or ()} == {text.lower() for text in task["answer"] or ()}
+'''),
+    ("ex_35_webarena_infinity", "an app is held out whole", r'''
+def panel_of(app, task):
+    number = int(hashlib.sha256(f"{app}/{task}".encode()).hexdigest()[:8], 16) / 16**8
+    return "train" if number < 0.45 else "development" if number < 0.6 else "test" if number < 0.75 else "held_out"
+'''),
+    ("ex_35_webarena_infinity", "not of the task alone", r'''
+def panel_of(app, task):
+    def digest(text):
+        return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 16**8
+
+    if digest(app) < 0.25:
+        return "held_out"
+    return "train" if digest(task) < 0.6 else "development" if digest(task) < 0.8 else "test"
+'''),
+    ("ex_35_webarena_infinity", "a list of tasks under another name", r'''
+def served(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")
+                  if path.is_file() and path.suffix.lower() in SERVED and "tasks" not in path.name
+                  and not any(part.startswith(".") for part in path.relative_to(folder).parts))
+'''),
+    ("ex_35_webarena_infinity", "the link leads out of the folder", r'''
+def served(folder):
+    def sound(path):
+        words = path.read_text() if path.suffix == ".json" else ""
+        return not ('"instruction"' in words and '"verify"' in words)
+
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")
+                  if path.is_file() and path.suffix.lower() in SERVED and sound(path)
+                  and not any(part.startswith(".") for part in path.relative_to(folder).parts))
+'''),
+    ("ex_35_webarena_infinity", "which says 1", changed("ex_35_webarena_infinity", "verdict",
+        ("list(map(type, said)) != [bool, str]", "said[0] not in (True, False)"))),
+    ("ex_35_webarena_infinity", "you return True", r'''
+def verdict(program, limit):
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=limit)
+    return json.loads(ended.stdout.splitlines()[-1])[0]
+'''),
+    ("ex_35_webarena_infinity", "it should raise SiteFailed", r'''
+def verdict(program, limit):
+    try:
+        ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=limit, env={})
+        return json.loads(ended.stdout.splitlines()[-1])[0] is True
+    except (subprocess.TimeoutExpired, ValueError, IndexError, TypeError):
+        return False
+'''),
+    ("ex_36_shop_dream", "all tokens must be right", r'''
+def longest(p, wanted):
+    return round((1 - wanted) / (1 - p) * 2)
+'''),
+    ("ex_36_shop_dream", "tokens would do", r'''
+def longest(p, wanted):
+    return int((1 - wanted) / (1 - p) + 1e-9)
+'''),
+    ("ex_36_shop_dream", "which begins as one form and goes on as another", r'''
+def read_answer(answer, page, remembered):
+    head, *lines = answer.split("\n")
+    if head == "same":
+        return page
+    if head == "page":
+        return lines
+    output = list(remembered)
+    for line in lines:
+        number, _, words = line.partition("= ")
+        if number.isdigit():
+            output[int(number) - 1] = words
+    return output
+'''),
+    ("ex_36_shop_dream", "which counts from 0", changed("ex_36_shop_dream", "read_answer",
+        ("([1-9][0-9]*)= (.+)", "(-?[0-9]+)= (.+)"), ("not last < int(found[1]) <= len(output)", "int(found[1]) > len(output)"))),
+    ("ex_36_shop_dream", "a success that goes on in the dream", changed("ex_36_shop_dream", "findings",
+        ('s["done"] and s["reward"] == real', '(s["reward"] == real or not s["done"])'))),
+    ("ex_36_shop_dream", "who calls all a failure", changed("ex_36_shop_dream", "findings",
+        ("(success + failure) / 2", "max(success, failure)"))),
     ("ex_40_experiments", "a test trains nobody", r'''
 def bill(steps, uses):
     return sum(steps.values()) if uses else steps["demonstrations"] + steps["evaluation"]
@@ -903,6 +1127,34 @@ def two_stage_interval(first, second, random):
         sides.append(outcomes[rows[:, :, None], columns].mean((1, 2)))
     return tuple(np.quantile(sides[1] - sides[0], (0.025, 0.975)))
 '''),
+    ("ex_41_reproduction", "which is printed as 6.1", r'''
+def single_run(percent, tasks, decimals=1):
+    return abs(percent * tasks / 100 - round(percent * tasks / 100)) < 1e-6
+'''),
+    ("ex_41_reproduction", "would be printed as 33.3", r'''
+def single_run(percent, tasks, decimals=1):
+    return abs(percent * tasks / 100 - round(percent * tasks / 100)) < 0.2
+'''),
+    ("ex_41_reproduction", "steps that nobody has counted are not zero", r'''
+def unbeaten(agents):
+    agents = {name: (success, 0 if np.isnan(steps) else steps) for name, (success, steps) in agents.items()}
+    return sorted(name for name, (success, steps) in agents.items()
+                  if not any(s >= success and n <= steps and (s, n) != (success, steps) for s, n in agents.values())), []
+'''),
+    ("ex_41_reproduction", "equal agents do not beat each other", r'''
+def unbeaten(agents):
+    counted = {name: agent for name, agent in agents.items() if not np.isnan(agent[1])}
+    return sorted(name for name, (success, steps) in counted.items()
+                  if not any(s >= success and n <= steps for other, (s, n) in counted.items() if other != name)), sorted(
+                      set(agents) - set(counted))
+'''),
+    ("ex_41_reproduction", "so 1 and 6", r'''
+def possible_p(first, second, tasks):
+    p = exact_mcnemar(max(0, first - second), max(0, second - first))
+    return p, p
+'''),
+    ("ex_41_reproduction", "at most the second fails one", changed("ex_41_reproduction", "possible_p",
+        ("max(0, first + second - tasks)", "0"))),
     ("ex_43_failure_gallery", "who always says failure", r'''
 def ceiling(traces, outcomes):
     return sum(("not complete" not in trace) == outcome for trace, outcome in zip(traces, outcomes)) / len(traces)
@@ -940,4 +1192,203 @@ def diagnose(curve):
         return "collapse"
     return "healthy" if curve["dreamed"][-10:].mean() > 0.8 else "inverted mask"
 '''),
+    ("ex_80_benchmarks", "The ratio of the two medians would be 1", r'''
+def speed_up(ours, theirs):
+    ratios = np.array(theirs[1:]) / np.array(ours[1:])
+    return np.median(theirs[1:]) / np.median(ours[1:]), ratios.min(), ratios.max()
+'''),
+    ("ex_80_benchmarks", "fills caches and does not count", r'''
+def speed_up(ours, theirs):
+    ratios = np.array(theirs) / np.array(ours)
+    return np.median(ratios), ratios.min(), ratios.max()
+'''),
+    ("ex_80_benchmarks", "Everybody once, then again", r'''
+def take_turns(programs, rounds, budget, clock):
+    output = {}
+    for name, work in programs.items():
+        output[name] = []
+        for number in range(rounds + 1):
+            before = clock()
+            work()
+            output[name] += [clock() - before] * (number > 0)
+    return output
+'''),
+    ("ex_80_benchmarks", "the budget is 20", changed("ex_80_benchmarks", "take_turns",
+        (" * (number + 1) / number > budget", " > budget"))),
+    ("ex_80_benchmarks", "weights are read once for all", changed("ex_80_benchmarks", "decoding_limit",
+        ("2 * batch * weights", "2 * weights"),
+        ("return batch / max", "return 1 / max"))),
+    ("ex_80_benchmarks", "both take a second", changed("ex_80_benchmarks", "decoding_limit",
+        ("max(arithmetic, reading)", "(arithmetic + reading)"))),
+    ("ex_90_report", "the sign & comes first", r'''
+def escaped(text):
+    for sign, name in (("<", "&lt;"), (">", "&gt;"), ('"', "&quot;"), ("'", "&#x27;")):
+        text = text.replace(sign, name)
+    return COMMANDS.sub(REPLACEMENT, text)
+'''),
+    ("ex_90_report", "so does a single one", r'''
+def escaped(text):
+    return COMMANDS.sub(REPLACEMENT, html.escape(text, quote=False).replace('"', "&quot;"))
+'''),
+    ("ex_90_report", "65 of 70 is another question", changed("ex_90_report", "cell",
+        ("np.mean(rates):.0f", "sum(s for s, _ in seeds) / sum(t for _, t in seeds):.0f"))),
+    ("ex_90_report", "are not 300 independent trials", changed("ex_90_report", "cell",
+        ("    means =", "    rates = np.concatenate([np.arange(t) < s for s, t in seeds])\n    means ="))),
+    ("ex_90_report", "one is too many", r'''
+def side_by_side(real, imagined):
+    pages = real.split("\n"), imagined.split("\n")
+    return tuple("\n".join(html.escape(line) if line in other else f"<mark>{html.escape(line)}</mark>" for line in page)
+                 for page, other in zip(pages, pages[::-1]))
+'''),
+    ("ex_90_report", "moves the others", changed("ex_90_report", "side_by_side",
+        ("        elif common[i + 1][j] >= common[i][j + 1]:\n            i += 1\n        else:\n            j += 1\n",
+         "        else:\n            i, j = i + 1, j + 1\n"))),
+    ("ex_90_report", "agree in their order", r'''
+def side_by_side(real, imagined):
+    first, second, kept = real.split("\n"), imagined.split("\n"), (set(), set())
+    for block in difflib.SequenceMatcher(None, first, second, autojunk=False).get_matching_blocks():
+        kept[0].update(range(block.a, block.a + block.size))
+        kept[1].update(range(block.b, block.b + block.size))
+    return tuple("\n".join(html.escape(line) if place in same else f"<mark>{html.escape(line)}</mark>"
+                           for place, line in enumerate(page)) for page, same in zip((first, second), kept))
+'''),
+    ("ex_91_machine", "whatever it says", changed("ex_91_machine", "version",
+        (" and ended.returncode == 0", ""))),
+    ("ex_91_machine", "of nested groups the smallest", changed("ex_91_machine", "usable_memory",
+        ("in limits if", "in limits[:1] if"))),
+    ("ex_91_machine", "in units of 1,024 bytes", changed("ex_91_machine", "usable_memory",
+        ("* 1024", "* 1000"))),
+    ("ex_91_machine", "must not be there afterwards", r'''
+def with_variables(values, function):
+    before = {name: os.environ.get(name, "") for name in values}
+    os.environ.update(values)
+    try:
+        return function()
+    finally:
+        os.environ.update(before)
+'''),
+    ("ex_91_machine", "all is as before", r'''
+def with_variables(values, function):
+    before = dict(os.environ)
+    for name, value in values.items():
+        os.environ.pop(name, None)
+        os.environ.update({} if value is None else {name: value})
+    found = function()
+    os.environ.clear()
+    os.environ.update(before)
+    return found
+'''),
+    ("ex_91_machine", "is not touched", r'''
+def with_variables(values, function):
+    before = dict(os.environ)
+    try:
+        for name, value in values.items():
+            os.environ.pop(name, None)
+            os.environ.update({} if value is None else {name: value})
+        return function()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+'''),
+    ("ex_91_machine", "the first must not stay", r'''
+def with_variables(values, function):
+    before = {name: os.environ.get(name) for name in values}
+    for name, value in values.items():
+        os.environ.pop(name, None)
+        os.environ.update({} if value is None else {name: value})
+    try:
+        return function()
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            os.environ.update({} if value is None else {name: value})
+'''),
+    ("ex_92_notebook_runner", "work on a copy", r'''
+def runnable(notebook):
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            cell.update(outputs=[], execution_count=None)
+    return notebook
+'''),
+    ("ex_92_notebook_runner", "a comment behind code", r'''
+def runnable(notebook):
+    output = copy.deepcopy(notebook)
+    for place, cell in enumerate(output["cells"]):
+        if cell["cell_type"] == "code" and re.search(r"(?m)^#\s*\|\s*eval\s*:\s*false\s*$", cell["source"]):
+            output["cells"][place] = {"cell_type": "markdown", "source": cell["source"]}
+        elif cell["cell_type"] == "code":
+            cell.update(outputs=[], execution_count=None)
+    return output
+'''),
+    ("ex_92_notebook_runner", "not the mean of two ratios", changed("ex_92_notebook_runner", "seconds_left",
+        ("sum(finished.values()) / known",
+         "sum(s / weights.get(n, 10) for n, s in finished.items()) / len(finished)"))),
+    ("ex_92_notebook_runner", "is not taken from the others", changed("ex_92_notebook_runner", "seconds_left",
+        ("max(0.0, times[0] - elapsed) + sum(times[1:])", "max(0.0, sum(times) - elapsed)"))),
+    ("ex_92_notebook_runner", "the chapters that knew it run again", r'''
+def to_run(chapters, record, stages):
+    rows = [json.loads(text) for text in record.splitlines()]
+    done = {row["chapter"] for row in rows if chapters.get(row["chapter"]) == row["source"]}
+    return [name for name in chapters if name not in done]
+'''),
+    ("ex_92_notebook_runner", "what was done before that does not count", r'''
+def to_run(chapters, record, stages):
+    rows = [json.loads(text) for text in record.splitlines()]
+    done = {row["chapter"] for row in rows if chapters.get(row["chapter"]) == row["source"] and set(row["stages"]) <= stages}
+    return [name for name in chapters if name not in done]
+'''),
+    ("ex_92_notebook_runner", "so the file was damaged", changed("ex_92_notebook_runner", "to_run",
+        ("            if place < len(lines):\n                raise\n            break\n",
+         "            continue\n"))),
+    ("ex_93_command_line", "both ends of a range", r'''
+def read_seeds(text):
+    seeds = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        seeds += range(int(first), int(last)) if last else [int(first)]
+    return seeds
+'''),
+    ("ex_93_command_line", "it should raise DreamgymError", r'''
+def read_seeds(text):
+    seeds = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        seeds += range(int(first), int(last or first) + 1)
+    return list(dict.fromkeys(seeds))
+'''),
+    ("ex_93_command_line", "the part that is wrong", changed("ex_93_command_line", "read_seeds",
+        ("{part.strip()!r}", "{text!r}"))),
+    ("ex_93_command_line", "Ctrl-C: out comes KeyboardInterrupt", r'''
+def run_command(action):
+    try:
+        return action() or 0, ""
+    except Exception as error:
+        return 1, " ".join(f"{'' if isinstance(error, DreamgymError) else type(error).__name__} {error}".split())
+'''),
+    ("ex_93_command_line", "SystemExit was swallowed", r'''
+def run_command(action):
+    try:
+        return action() or 0, ""
+    except KeyboardInterrupt:
+        return 130, "Interrupted."
+    except DreamgymError as error:
+        return 1, " ".join(str(error).split())
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            return 1, "The disk is full."
+        return 1, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}".strip()
+'''),
+    ("ex_93_command_line", "the next ones run all the same", r'''
+def run_seeds(seeds, done, run):
+    finished = set(done)
+    for seed in seeds:
+        if seed not in done:
+            run(seed)
+            finished.add(seed)
+    return 0, [seed for seed in seeds if seed in finished], {}
+'''),
+    ("ex_93_command_line", "these two are not in a row", changed("ex_93_command_line", "run_seeds",
+        ("            last = None\n", ""))),
+    ("ex_93_command_line", "in a row, but for two reasons", changed("ex_93_command_line", "run_seeds",
+        ("if before == last:", "if before is not None:"))),
 ]

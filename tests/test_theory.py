@@ -35,17 +35,8 @@ from dreamgym.theory import (
     theory_table,
     world_errors,
 )
-from dreamgym.trajectories import (
-    END_STATE,
-    FAILURE_STATE,
-    DreamgymError,
-    Task,
-    Trajectory,
-    Transition,
-    read_json,
-    read_trajectories,
-    write_trajectories,
-)
+from dreamgym.trajectories import END_STATE, FAILURE_STATE, DreamgymError, Task, Trajectory, Transition
+from dreamgym.trajectories import read_json, read_trajectories, write_trajectories
 
 # ---------------------------------------------------------------- tables
 
