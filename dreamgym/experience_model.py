@@ -22,7 +22,6 @@ from typing import NamedTuple
 import numpy as np
 from fastcore.basics import patch
 
-# %% ../nbs/11_experience_model.ipynb #44be7434
 from .cot_annotation import annotated_data
 from dreamgym.environments import (
     ANY_TEXT,
@@ -179,7 +178,7 @@ def render_answer(
 class AnswerError(DreamgymError):
     "An answer of the model that does not follow the form."
 
-# %% ../nbs/11_experience_model.ipynb #1718590f
+
 def _no_answer(text: str) -> Imagined:
     "What becomes of an answer that cannot be read: a failure."
     return Imagined("", FAILURE_STATE, 0.0, True, False, text)
@@ -212,7 +211,7 @@ def transition_text(goal: str, state: str, action: str, grammar: Grammar = ANY_T
     "What is embedded of a step: the action in words, the task and the page, φ(s, a) of the paper."
     return f"{grammar.describe(action, state)} | {goal} | {state}"
 
-# %% ../nbs/11_experience_model.ipynb #f72c0460
+
 def nearest_rows(
     vectors: np.ndarray,  # (n, width) unit vectors
     groups: Sequence[str],  # n names; a row never retrieves its own group
@@ -299,7 +298,7 @@ def example(
     prompt = experience_prompt(step.query, self.history_length, reasoning, self.grammar)
     return Example(self.model.encode(prompt), completion, weights)
 
-# %% ../nbs/11_experience_model.ipynb #c153ba2e
+
 @patch
 def loss_parts(
     self: ExperienceModel,
@@ -452,7 +451,7 @@ def _judgement(model: LanguageModel, pieces: Sequence[tuple[str, bool]], weight:
     weights = [share for tokens, share in ids for _ in tokens] + [1.0]
     return Example(model.encode("Think:") + model.encode(facts), completion, weights)
 
-# %% ../nbs/11_experience_model.ipynb #8c8e4f83
+
 def judgement_examples(
     model: LanguageModel,
     steps: Sequence[ExperienceExample],  # annotated; those with a comparison are used, equal ones up to four times
@@ -503,6 +502,23 @@ class DreamBatch(BatchEnvironment):
         self.steps = [0] * len(self.tasks)
         return self.tasks
 
+
+class DreamEnvironment(TextEnvironment):
+    "One imagined episode at a time, as a Gymnasium environment."
+
+    def __init__(self, model: ExperienceModel, maximum_steps: int = 8):
+        self.maximum_steps, self.batch = maximum_steps, DreamBatch(model, maximum_steps)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[str, dict]:
+        "Start at the task's first page. The seed changes nothing: a dream is deterministic."
+        super().reset(seed=seed)
+        task = self.batch.reset_batch([task_of(options)])[0]
+        return task.start_state, {"task": task}
+
+    def step(self, action: str) -> StepResult:
+        "One action as text."
+        return self.batch.step_batch([action])[0]
+
 # %% ../nbs/11_experience_model.ipynb #fcabaa34
 @patch
 def _ask(self: DreamBatch, asked: dict[int, str]) -> dict[int, Imagined]:
@@ -536,23 +552,6 @@ def step_batch(self: DreamBatch, actions: Sequence[str | None]) -> list[StepResu
         output[i] = (answer.state, answer.reward, answer.done, truncated, info)
     return output
 
-# %% ../nbs/11_experience_model.ipynb #113d13fe
-class DreamEnvironment(TextEnvironment):
-    "One imagined episode at a time, as a Gymnasium environment."
-
-    def __init__(self, model: ExperienceModel, maximum_steps: int = 8):
-        self.maximum_steps, self.batch = maximum_steps, DreamBatch(model, maximum_steps)
-
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[str, dict]:
-        "Start at the task's first page. The seed changes nothing: a dream is deterministic."
-        super().reset(seed=seed)
-        task = self.batch.reset_batch([task_of(options)])[0]
-        return task.start_state, {"task": task}
-
-    def step(self, action: str) -> StepResult:
-        "One action as text."
-        return self.batch.step_batch([action])[0]
-
 # %% ../nbs/11_experience_model.ipynb #9f7f1aa4
 def variation_prompt(task: Task) -> str:
     "Ask for a new task of the same type; M_task shares its parameters with M_exp (equation 6)."
@@ -577,7 +576,7 @@ def variation_examples(
         output.append(Example(model.encode(variation_prompt(pile[first])), model.encode(answer) + [model.end]))
     return output
 
-# %% ../nbs/11_experience_model.ipynb #101ac471
+
 @patch
 def invent(
     self: ExperienceModel,
@@ -632,7 +631,7 @@ def split_steps(
     held = {name for name, place in places.items() if place % every == every - 1}
     return [s for s in steps if s.query.task.id not in held], [s for s in steps if s.query.task.id in held]
 
-# %% ../nbs/11_experience_model.ipynb #5e4978d7
+
 def repeated_steps(
     steps: Sequence[ExperienceExample],
     training: Sequence[ExperienceExample],

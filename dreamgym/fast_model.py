@@ -46,7 +46,7 @@ LanguageModel.fast = True  # False: the plain ways of chapter 07
 LanguageModel.ahead = 8  # tokens that `sample` guesses at most before it checks them, on a processor; 0: none
 LanguageModel.templates = []  # what completions are often like; makes sampling quicker, never different. Only replaced
 
-# %% ../nbs/08_fast_model.ipynb #fd4e3358
+
 def matmul_attention(module, query, key, value, attention_mask=None, scaling=None, dropout=0.0, exact=False,
                      softcap=None, **others):
     """Softmax attention by two batched matrix products; grouped-query heads share keys without copies.
@@ -79,16 +79,6 @@ def _refuse_more(others: dict) -> None:
         if isinstance(value, torch.Tensor) and name not in ("position_ids", "cache_position"):
             raise NotImplementedError(f"its attention is given {name}, which is not computed here")
 
-# %% ../nbs/08_fast_model.ipynb #095af521
-def _register_attention() -> None:
-    "Make the function known to transformers, under one name for each of its two precisions."
-    from transformers import AttentionInterface
-    from transformers.masking_utils import AttentionMaskInterface, eager_mask
-
-    for name, function in {"matmul": matmul_attention, "exact": partial(matmul_attention, exact=True)}.items():
-        AttentionInterface.register(f"dreamgym_{name}", function)
-        AttentionMaskInterface.register(f"dreamgym_{name}", eager_mask)
-
 # %% ../nbs/08_fast_model.ipynb #5d2e8a11
 class _SteadyProducts(TorchDispatchMode):
     "Inside this `with` block a product with a matrix has 64 rows, padded where need be: a row comes out the same anywhere."
@@ -105,6 +95,16 @@ class _SteadyProducts(TorchDispatchMode):
                      for more, part in zip(added.split(64), args[1].split(64), strict=True)]
             return args[0].copy_(torch.cat(parts)) if function is aten.addmm_.default else torch.cat(parts)
         return function(*args, **kwargs or {})
+
+
+def _register_attention() -> None:
+    "Make the function known to transformers, under one name for each of its two precisions."
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface, eager_mask
+
+    for name, function in {"matmul": matmul_attention, "exact": partial(matmul_attention, exact=True)}.items():
+        AttentionInterface.register(f"dreamgym_{name}", function)
+        AttentionMaskInterface.register(f"dreamgym_{name}", eager_mask)
 
 # %% ../nbs/08_fast_model.ipynb #f0d3e69c
 def _sum_products(
@@ -139,7 +139,7 @@ class _LowRankProduct(torch.autograd.Function):
         gradient_x = None if gradient_x is None else gradient_x.view(*gradient.shape[:-1], -1)
         return gradient_x, (low.T @ inputs).float(), (flat.T @ narrow).float(), None
 
-# %% ../nbs/08_fast_model.ipynb #a45a8169
+
 @patch
 def forward(self: LowRankLinear, x):
     if not self.active:
@@ -162,7 +162,7 @@ def _is_llama_like(network: torch.nn.Module) -> bool:
     return (kind in _LLAMA_LIKE and sees_all and rotation in _STEADY_ROTATIONS and config.hidden_act == "silu"
             and network.lm_head.bias is None)
 
-# %% ../nbs/08_fast_model.ipynb #ff9668a0
+
 _loaded: WeakValueDictionary = WeakValueDictionary()  # what was read, while a model of it is in use
 
 
@@ -208,7 +208,7 @@ def load(
         language_model.add_adapter(rank, seed)
     return language_model
 
-# %% ../nbs/08_fast_model.ipynb #5d2e8a13
+
 @patch
 def _is_exact(self: LanguageModel) -> bool:
     return self.network.config._attn_implementation == "dreamgym_exact"
@@ -275,7 +275,7 @@ def chosen_log_probabilities(
     chosen, entropies = zip(*parts, strict=True)
     return (torch.cat(chosen), torch.cat(entropies)) if with_entropy else torch.cat(chosen)
 
-# %% ../nbs/08_fast_model.ipynb #417644f5
+
 class _Blocks(torch.nn.Module):
     "Stands for a model's blocks whose hidden states are known."
 
@@ -358,7 +358,7 @@ def plant_trees(
         places[i] = (len(trees) - 1, tree.add(sequences[i]))
     return trees, places
 
-# %% ../nbs/08_fast_model.ipynb #bc7c6c00
+
 def length_batches(
     lengths: Sequence[int],  # tokens of each sequence or tree
     tokens_per_batch: int,  # padded tokens of one batch at most (a single longer one still gets one)
@@ -413,7 +413,7 @@ def _can_fuse(self: LanguageModel) -> bool:
     here = self.placement.device.partition(":")[0] != "mps" and not self._is_exact()  # exact sums: not here
     return here and _is_llama_like(self.network)
 
-# %% ../nbs/08_fast_model.ipynb #b10c0a04
+
 class _Norm(torch.autograd.Function):
     "Root-mean-square norm. Kept: x, which the rest of the block keeps anyway, and one number a row."
 
@@ -482,7 +482,7 @@ def _multiply(x: torch.Tensor, weight: torch.Tensor, *layers: torch.nn.Module) -
     thin = [part for layer in adapted for part in (layer.lora_a, layer.lora_b)]
     return _Products.apply(x, weight, bias, getattr(layers[0], "scale", None), *thin)
 
-# %% ../nbs/08_fast_model.ipynb #b10c0a11
+
 def _rotate_(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
     "Turn each head's numbers by their angles, in place; `sine` has a minus sign in its first half."
     other = x.roll(x.shape[-1] // 2, -1)
@@ -606,6 +606,20 @@ def _tree_scores(self: LanguageModel, trees, examples, places, temperature, full
     return [TokenScores(*(column[index] for column in flat), None if values is None else values[index])
             for index in rows]
 
+
+@patch
+def score_batches(
+    self: LanguageModel,
+    examples: Sequence[Example],  # prompts and completions as token ids; neither may be empty
+    temperature: float = 1.0,  # softmax temperature
+    tokens_per_batch: int = 640,  # padded tree nodes computed together (bounds the memory)
+    tokens_per_tree: int = 320,  # larger trees share more and attend more
+) -> Iterator[tuple[list[int], list[torch.Tensor]]]:  # indices of a batch, and per example its (length,) scores
+    "Log-probability of every completion token, differentiable, batch by batch: call `backward` on each."
+    if not self.fast:
+        return self._orig_score_batches(examples, temperature, tokens_per_batch)
+    return self.measure_batches(examples, temperature, tokens_per_batch, tokens_per_tree, full=False)
+
 # %% ../nbs/08_fast_model.ipynb #a3d5c917
 @patch
 def measure_batches(
@@ -635,21 +649,7 @@ def measure_batches(
         yield rows, self._tree_scores([trees[t] for t in batch], [examples[i] for i in rows], moved, temperature,
                                       full, head)
 
-# %% ../nbs/08_fast_model.ipynb #bcfef704
-@patch
-def score_batches(
-    self: LanguageModel,
-    examples: Sequence[Example],  # prompts and completions as token ids; neither may be empty
-    temperature: float = 1.0,  # softmax temperature
-    tokens_per_batch: int = 640,  # padded tree nodes computed together (bounds the memory)
-    tokens_per_tree: int = 320,  # larger trees share more and attend more
-) -> Iterator[tuple[list[int], list[torch.Tensor]]]:  # indices of a batch, and per example its (length,) scores
-    "Log-probability of every completion token, differentiable, batch by batch: call `backward` on each."
-    if not self.fast:
-        return self._orig_score_batches(examples, temperature, tokens_per_batch)
-    return self.measure_batches(examples, temperature, tokens_per_batch, tokens_per_tree, full=False)
 
-# %% ../nbs/08_fast_model.ipynb #ef7ec2d3
 @patch
 def _score_side_by_side(self: LanguageModel, *request) -> list[TokenScores]:
     "Chapter 07's, in equal blocks if this model is exact."
@@ -733,7 +733,7 @@ def _fuse(*layers: torch.nn.Module) -> _Product:
     b = torch.block_diag(*[layer.lora_b * layer.scale for layer in layers]).to(weight.dtype)
     return _Product(*_packed(torch.cat([weight, b], 1)), bias, _packed(a)[0])
 
-# %% ../nbs/08_fast_model.ipynb #7a1d95c8
+
 @patch
 def _blocks(self: LanguageModel) -> list[tuple]:
     "Per block: norm, fused query-key-value, output, norm, fused gate-up, down. Made again when the adapter has changed."
@@ -932,7 +932,7 @@ class _Guesser:
         past, place = next(found, ([], 0))
         return list(takewhile(lambda token: token >= 0, past[place:place + max(0, min(most, self.count))]))
 
-# %% ../nbs/08_fast_model.ipynb #e2a7d914
+
 def _holding(chosen: Sequence[int], guess: Sequence[int], stop: set[int]) -> int:
     "How many tokens hold that were chosen after a row's newest and after each guess: one more than were guessed right."
     wrong = (n for n, (token, guessed) in enumerate(zip(chosen, guess), 1) if token != guessed or token in stop)

@@ -85,7 +85,7 @@ class Example(NamedTuple):
     completion: list[int]
     weights: list[float] | None = None
 
-# %% ../nbs/07_language_model.ipynb #48117490
+
 class LanguageModel:
     "A causal language model with an optional low-rank adapter. Make one with `LanguageModel.load`."
 
@@ -124,7 +124,7 @@ def read_model(
             parameter.data = parameter.data.clone()
     return network, tokenizer
 
-# %% ../nbs/07_language_model.ipynb #028dc46a
+
 @patch(cls_method=True)
 def load(
     cls: LanguageModel,
@@ -414,7 +414,7 @@ def log_probabilities(
             output[i] = score
     return output
 
-# %% ../nbs/07_language_model.ipynb #3bb8233e
+
 @patch
 def plain_scores(
     self: LanguageModel,
@@ -500,7 +500,7 @@ def _sample_batch(self: LanguageModel, prompts, maximum_tokens, temperature, uni
         logits = self._next_logits(tokens[:, None], mask, cache)
     return output
 
-# %% ../nbs/07_language_model.ipynb #d96626d3
+
 def _draw(seed: int | Sequence[int], count: int, maximum_tokens: int) -> torch.Tensor:  # (count, maximum_tokens)
     "Random numbers in [0, 1): of one seed for all rows, or of a seed for each."
     draw = lambda rows, one: torch.rand(rows, maximum_tokens, generator=torch.Generator().manual_seed(one))  # noqa: E731
@@ -575,7 +575,7 @@ def apply_step(model: LanguageModel, optimizer: torch.optim.Optimizer, clip: flo
     optimizer.zero_grad(set_to_none=True)
     return float(norm)
 
-# %% ../nbs/07_language_model.ipynb #5a2b0b77
+
 def _plan_steps(examples, epochs, tokens_per_step, seed, groups=None) -> list[list[int]]:
     "Shuffle the groups every epoch and cut them into steps of about `tokens_per_step` tokens."
     members: dict = {}
@@ -627,7 +627,7 @@ def train_supervised(
         watch(step + 1, len(steps), loss)
     return losses
 
-# %% ../nbs/07_language_model.ipynb #529d99ea
+
 @patch
 def _accumulate_loss(self: LanguageModel, chosen: Sequence[Example], tokens_per_batch: int) -> float:
     "The loss of one step; gradients add up over memory-sized batches."

@@ -145,7 +145,7 @@ def nearest(
         output.append(found[:k])
     return output
 
-# %% ../nbs/12_replay_buffer.ipynb #a7505f12
+
 @patch
 def demonstrations(
     self: ReplayBuffer,
@@ -161,7 +161,7 @@ def is_informative(
     "A group tells something when it holds both a success and a failure."
     return len({t.success for t in group}) == 2
 
-# %% ../nbs/12_replay_buffer.ipynb #3374d843
+
 @patch
 def enrich(
     self: ReplayBuffer,
@@ -276,7 +276,7 @@ def replay_buffer(
 
     return run.build("buffer", make)
 
-# %% ../nbs/12_replay_buffer.ipynb #e26c55aa
+
 def grounded_model(
     run: Run,  # gives the experience model and the buffer
 ) -> tuple[ExperienceModel, ReplayBuffer]:

@@ -117,7 +117,7 @@ def page_html(
     known = None if before is None else set(before.split("\n"))
     return filled(_PAGE, lines=[(line, known is not None and line not in known) for line in state.split("\n")])
 
-# %% ../nbs/90_report.ipynb #7abab350
+
 _WIDTHS = {2: (50, 50), 4: (30, 32, 28, 10), 5: (26, 14, 24, 28, 8)}  # percent, by number of columns
 _EPISODE = """<div class="episode"><p>{{ title }}</p><table><thead><tr>
 {%- for name, width in head %}<th style="vertical-align:top;text-align:left;width:{{ width }}%">{{ name }}</th>
@@ -358,7 +358,7 @@ def task_returns(
         rewards.setdefault(trajectory.task.id, []).append(trajectory.total_reward)
     return [float(np.mean(found)) for found in rewards.values()]
 
-# %% ../nbs/90_report.ipynb #bc74466a
+
 _CURVES = {"dead_groups": "dead groups", "clip_fraction": "clipped tokens", "ratio": "mean ratio ρ",
            "kl": "KL to the warm start", "gradient_norm": "gradient norm", "invalid": "episodes with an invalid action",
            "synthetic_tasks": "invented tasks in the batch"}
@@ -425,7 +425,7 @@ def _confusion(axis, gate: dict, title: str) -> None:
     axis.set(title=title, xlabel="imagined")
     axis.grid(visible=False)
 
-# %% ../nbs/90_report.ipynb #3afa750e
+
 def gate_chart(
     gates: dict[str, dict],  # "before" and "after" -> the row of `Fidelity`
 ) -> Chart | None:
@@ -558,7 +558,7 @@ def choose_episodes(
     mixed = [t for pair in zip(wins, losses, strict=False) for t in pair]
     return (mixed + [t for t in wins + losses if not any(t is m for m in mixed)])[:count]
 
-# %% ../nbs/90_report.ipynb #0f3dcbe7
+
 def _held_out(run: Run) -> list[Trajectory]:
     "Annotated real trajectories of tasks that the experience model was not trained on."
     from dreamgym.cot_annotation import annotated_data
@@ -797,7 +797,7 @@ def command_of(run: Run) -> str:
     "The command that makes such a run."
     return f"dreamgym reproduce --scale {run.scale.name} --seed {run.seed}"
 
-# %% ../nbs/90_report.ipynb #e843990a
+
 def _time_section(run: Run) -> Fragment:
     table = stage_table(run)
     if not len(table):
@@ -899,7 +899,7 @@ def success_words(
     steps = sorted({int(float(row["steps"])) for row in rows if row.get("steps")})
     return words + (f" · {'–'.join(map(str, dict.fromkeys((steps[0], steps[-1]))))}" if steps else "")
 
-# %% ../nbs/90_report.ipynb #e71a0006
+
 def _agents_in(groups: dict[str, list[dict]]) -> list[str]:
     "All agents, in the order of the method; others after them."
     found = {row["agent"] for rows in groups.values() for row in rows}
@@ -998,7 +998,7 @@ def _answer_lines(step: Transition) -> list[tuple[str, str]]:  # line, and how i
     known = set(step.state.split("\n"))
     return lines + [(line, "page" if line in known else "new") for line in step.next_state.split("\n")]
 
-# %% ../nbs/90_report.ipynb #e71a000f
+
 _CARD = """<rect x="{{ x }}" y="{{ y }}" width="380" height="{{ height }}" rx="7" fill="#f9fafb" stroke="#9aa0a6"/>
 {%- for line, colour, mono, bold, behind in lines %}{% set down = y + 24 + 18 * loop.index0 %}
 {%- if behind %}<rect x="{{ x + 8 }}" y="{{ down - 14 }}" width="364" height="18" fill="{{ behind }}"/>{% endif %}

@@ -155,7 +155,7 @@ _SCALES = {
                   development_per_kind=12, demonstration_power=1.5, **_MORE),
 }
 
-# %% ../nbs/02_runs.ipynb #2ce85113
+
 @patch(cls_method=True)
 def named(
     cls: Scale,
@@ -190,7 +190,7 @@ def derive_seed(
     text = "/".join(str(name) for name in (seed, *names))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
-# %% ../nbs/02_runs.ipynb #daf46cb3
+
 def switched_on(
     variable: str,  # name of an environment variable, for example "DREAMGYM_DEBUG"
 ) -> bool:
@@ -218,7 +218,7 @@ def usable_cores() -> int:
     "Cores that this process may use; a machine can have more."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-# %% ../nbs/02_runs.ipynb #1eb2af2a
+
 def user_path(
     text: str | Path,  # as a person writes it, for example ~/runs
     name: str,  # of the variable or option that holds it
@@ -318,7 +318,7 @@ def register_suite(
         raise DreamgymError(f"{name!r} is an installed suite's name; give yours another, or hand over that name as text.")
     _SUITES[name] = suite
 
-# %% ../nbs/02_runs.ipynb #185ddd65
+
 class RunBusy(DreamgymError):
     "Another process works in the same run directory."
 
@@ -370,7 +370,7 @@ def read_config(path: Path) -> dict:
         raise DreamgymError(f"The file config.json in {path.name} is damaged or comes from another version ({error}); "
                             "delete that run directory or name another.") from error
 
-# %% ../nbs/02_runs.ipynb #896810f3
+
 def _start_directory(path: Path) -> None:
     "Make an empty run directory, or say why that cannot be."
     try:
@@ -440,6 +440,19 @@ def give_memory_back() -> None:
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
+
+@patch
+@contextmanager
+def _acting_for(self: Run, name: str) -> Iterator[None]:
+    "Be the run that owns a stage while it is made: a shared stage comes out the same whoever asks for it first."
+    names, owner = ("scale", "name", "parent", "own"), self._owner(name)
+    mine = {key: getattr(self, key) for key in names}
+    vars(self).update({key: getattr(owner, key) for key in names})
+    try:
+        yield
+    finally:
+        vars(self).update(mine)
+
 # %% ../nbs/02_runs.ipynb #a2d97a92
 @patch
 def variant(
@@ -471,19 +484,6 @@ def place(
     "The path of a stage's result."
     owner = self._owner(name)
     return (self.path / "variants" / owner.name if owner.parent else self.path) / name
-
-# %% ../nbs/02_runs.ipynb #a2d97a93
-@patch
-@contextmanager
-def _acting_for(self: Run, name: str) -> Iterator[None]:
-    "Be the run that owns a stage while it is made: a shared stage comes out the same whoever asks for it first."
-    names, owner = ("scale", "name", "parent", "own"), self._owner(name)
-    mine = {key: getattr(self, key) for key in names}
-    vars(self).update({key: getattr(owner, key) for key in names})
-    try:
-        yield
-    finally:
-        vars(self).update(mine)
 
 # %% ../nbs/02_runs.ipynb #89b0de4c
 @patch
@@ -530,7 +530,7 @@ def _log_stage(self: Run, name: str, seconds: float) -> None:
     row = {"stage": name, "seconds": round(seconds, 2), "peak_megabytes": round(peak), "finished": time.time()}
     append_json_line(self.path / "stages.jsonl", row)
 
-# %% ../nbs/02_runs.ipynb #1c7157d7
+
 @patch
 def stages(self: Run) -> list[dict]:  # one row a finished stage: stage, seconds, peak_megabytes, finished
     "The finished stages with their time and the peak memory of the process that built them."
@@ -583,7 +583,7 @@ def record(
         atomic_write_json(self.path / "metrics.json", metrics)
     return metrics
 
-# %% ../nbs/02_runs.ipynb #15436fee
+
 def code_commit() -> str:
     "The commit of the checkout that this package lies in, with `+` where its files differ from it; else an empty text."
     folder = Path(find_spec("dreamgym").origin).parent

@@ -148,9 +148,6 @@ def test_a_notebook_opens_with_its_title_and_promise(path):
     assert first.cell_type == "markdown" and re.match(r"# \S.*\n+> \S", first.source)
 
 
-LONGER = {"23"}  # chapters that are still to be shortened
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_head_says_what_a_chapter_gives_and_takes(path):
     head = read_notebook(path).cells[1].source
@@ -159,7 +156,7 @@ def test_the_head_says_what_a_chapter_gives_and_takes(path):
     assert re.search(r"\*\*Reading time\*\* about [0-9]+ minutes\. ", head)
 
 
-@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem[:2] not in LONGER], ids=lambda path: path.stem)
+@each_notebook
 def test_a_chapter_can_be_read_in_one_sitting(path):
     words = sum(len(cell.source.split()) for cell in read_notebook(path).cells if cell.cell_type == "markdown")
     assert words <= 2_000, "say it shorter, or move what a learner does not need"

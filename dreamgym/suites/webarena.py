@@ -146,7 +146,7 @@ def _typed(item: str, schema: Mapping) -> str | int | float | bool | dict:
         return item.lower() in ("yes", "true")
     return item
 
-# %% ../../nbs/32_webarena.ipynb #eb6a0a9c
+
 def _json_answer(text: str) -> dict | None:
     "A structured answer, or None where a text is none."
     with suppress(ValueError, RecursionError):
@@ -155,7 +155,7 @@ def _json_answer(text: str) -> dict | None:
             return {key: given.get(key) for key in ("task_type", "status", "retrieved_data", "error_details")}
     return None
 
-
+# %% ../../nbs/32_webarena.ipynb #eb6a0a9c
 def read_answer(
     text: str,  # what the agent said
     task: dict,  # gives the sort of work and the types of the data
@@ -174,7 +174,7 @@ def read_answer(
     schema = check.get("results_schema", {}).get("items", {})
     return answer | dict(retrieved_data=[_typed(item.strip(), schema) for item in said.split("; ") if item.strip()])
 
-# %% ../../nbs/32_webarena.ipynb #11d1ad05
+
 def _whole_check(check: dict) -> dict:
     "A check that names all that it compares; one that leaves the data out could not be met."
     if check["evaluator"] != "AgentResponseEvaluator" or "retrieved_data" in check["expected"]:
@@ -196,7 +196,7 @@ def _verified():
     return SimpleNamespace(evaluators=EVALUATOR_REGISTRY, address=EnvironmentConfig, config=WebArenaVerifiedConfig,
                            context=TaskEvalContext, task=WebArenaVerifiedTask, event=NetworkEvent, trace=NetworkTrace)
 
-# %% ../../nbs/32_webarena.ipynb #b49b5ab2
+# %% ../../nbs/32_webarena.ipynb #11d1ad05
 def score_answer(
     task: dict,  # in WebArena-Verified's format; other keys are left out
     answer: dict | None,  # from `read_answer`; None is a failure
@@ -415,12 +415,12 @@ def _entry(self: TraceRecorder, request) -> dict | None:
                redirectURL=response.headers.get("location", ""))
     return dict(startedDateTime=_moment(request), request=sent, response=got)
 
-# %% ../../nbs/32_webarena.ipynb #585098dd
+
 def _pairs(items) -> list[dict]:
     "Names and values as an archive writes them."
     return [item if isinstance(item, dict) else dict(name=item[0], value=item[1]) for item in items]
 
-
+# %% ../../nbs/32_webarena.ipynb #585098dd
 def _cookies_of(headers: list[dict]) -> list[dict]:
     "The cookies that an answer sets."
     found = []
@@ -445,7 +445,7 @@ def _moment(request) -> str:
     seconds = max(0.0, request.timing.get("startTime", 0.0) / 1000)
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
-# %% ../../nbs/32_webarena.ipynb #ebfdd837
+
 _SECRET_HEADERS = ("cookie", "set-cookie", "authorization", "proxy-authorization", "x-csrftoken")
 _SECRET_FIELDS = re.compile(r"pass|pwd|secret|token|csrf|auth|session|card|cvv|cvc|form_key", re.IGNORECASE)
 _HIDDEN = "(hidden)"
@@ -458,7 +458,7 @@ def _redacted_post(post: dict) -> dict:
     fields = parse_qsl(post["text"], keep_blank_values=True)
     return post | dict(text=urlencode([(name, _HIDDEN if _SECRET_FIELDS.search(name) else text) for name, text in fields]))
 
-
+# %% ../../nbs/32_webarena.ipynb #ebfdd837
 def redacted(
     trace: list[dict],  # entries of an archive
 ) -> list[dict]:  # the same without cookies, keys, passwords and bodies
@@ -479,7 +479,7 @@ def redacted(
         output.append(entry | dict(request=sent, response=got))
     return output
 
-# %% ../../nbs/32_webarena.ipynb #51cfa124
+
 def save_trace(
     trace: list[dict],  # entries of an archive
     path: Path,  # of a file; its folder is made
@@ -522,7 +522,7 @@ _LOOK = """() => {
 _UNLOOK = """() => { for (const icon of document.querySelectorAll('[dreamgym-icon]')) {
   icon.removeAttribute('aria-hidden'); icon.removeAttribute('dreamgym-icon'); } }"""
 
-# %% ../../nbs/32_webarena.ipynb #407087bc
+
 @cache
 def _marking() -> tuple[str, str]:
     "BrowserGym's scripts that give elements their ids and take the traces away, each with ours, in one call to the browser."
@@ -533,7 +533,7 @@ def _marking() -> tuple[str, str]:
     return (f"async names => {{\nconst mark = {mark}\nawait mark(names);\nreturn ({_LOOK})();\n}}",
             f"() => {{\nconst unmark = {unmark}\nunmark();\n({_UNLOOK})();\n}}")
 
-
+# %% ../../nbs/32_webarena.ipynb #407087bc
 def _frames(frame, number: str = "") -> Iterator[tuple]:  # frames of playwright, with what was seen in them
     "Frames from the outermost inwards; each is marked before its children are asked for their ids."
     yield frame, frame.evaluate(_marking()[0], [number, "bid", "standard_html"])
@@ -545,7 +545,7 @@ def _frames(frame, number: str = "") -> Iterator[tuple]:  # frames of playwright
         if inside and (sandbox is None or "allow-scripts" in sandbox.split()):
             yield from _frames(child, inside)
 
-# %% ../../nbs/32_webarena.ipynb #9086f16a
+
 def capture(
     page,  # of playwright
 ) -> dict:  # role, name, id, value, states, url, block, gap, click, children; what is empty is left out
@@ -566,7 +566,7 @@ def capture(
                 raise
             page.wait_for_timeout(100)
 
-# %% ../../nbs/32_webarena.ipynb #26141810
+
 def _one_session(page) -> SimpleNamespace:
     "The page as BrowserGym's reader sees it: it opens and closes a line to the browser at each turn; here one stays open."
     line = getattr(page, "dreamgym_line", None)
@@ -575,7 +575,7 @@ def _one_session(page) -> SimpleNamespace:
     session = SimpleNamespace(send=line.send, detach=lambda: None)
     return SimpleNamespace(context=SimpleNamespace(new_cdp_session=lambda _: session))
 
-
+# %% ../../nbs/32_webarena.ipynb #9086f16a
 _UNHEARD = ("InlineTextBox", "ListMarker", "none", "presentation", "LineBreak")
 
 
@@ -605,7 +605,7 @@ def slim_tree(
 
     return _slim(nodes[0], look, children) if nodes else dict(role="RootWebArea")
 
-# %% ../../nbs/32_webarena.ipynb #ff7b6202
+# %% ../../nbs/32_webarena.ipynb #26141810
 def _slim(node: Mapping, look: tuple, children: Callable) -> dict:
     "One node of a tree, without what is empty."
     role, bid, (inline, gap, click) = node["role"]["value"], node.get("browsergym_id", ""), look
@@ -658,7 +658,7 @@ def web_elements(
         found.setdefault(number, WebElement(number, kind, name, value, tuple(notes.split("; ")) if notes else ()))
     return found
 
-
+# %% ../../nbs/32_webarena.ipynb #f6cc9e50
 KINDS = {  # role of an element that can be acted on -> its kind in a state
     "link": "link", "button": "button", "DisclosureTriangle": "button", "textbox": "textbox", "searchbox": "textbox",
     "spinbutton": "textbox", "Date": "textbox", "DateTime": "textbox", "InputTime": "textbox", "combobox": "combobox",
@@ -671,7 +671,7 @@ _SKIPPED = ("image", "img", "figure", "separator", "Canvas", "Video", "Audio", "
 _NAME, _VALUE, _OPTION, _TEXT = 80, 80, 40, 240  # letters at most
 _OPTIONS = 20  # options of a list that are written out
 
-# %% ../../nbs/32_webarena.ipynb #f6cc9e50
+
 def _flat(text: str, limit: int) -> str:
     "Text of a page on one line, cut, with nothing in it that could be read as an element."
     text = "".join(letter if letter.isprintable() else " " for letter in text)
@@ -722,7 +722,7 @@ def _name(node: dict) -> str:
     path = urlsplit(node.get("url", "")).path.rstrip("/")
     return _flat(name or (path.rsplit("/", 1)[-1] if node["role"] == "link" else ""), _NAME)
 
-# %% ../../nbs/32_webarena.ipynb #c77c4a40
+
 def _element(node: dict) -> str:
     "One element that can be acted on, or an empty text."
     kind = KINDS.get(node["role"], "clickable" if node.get("click") else "")
@@ -732,7 +732,7 @@ def _element(node: dict) -> str:
     shown = f' = "{value}"' if value else ""
     return f'[{node["id"]}] {kind} "{_name(node)}"{shown}{_notes(node, kind)}'
 
-
+# %% ../../nbs/32_webarena.ipynb #c77c4a40
 class _Pieces:
     "Collects what a part of a page says, piece by piece: elements, texts, rows."
 
@@ -752,7 +752,7 @@ class _Pieces:
         if piece:
             self.found.append(piece)
 
-# %% ../../nbs/32_webarena.ipynb #1f95452a
+
 class _PageWriter:
     "Turns a tree into a state."
 
@@ -773,7 +773,7 @@ class _PageWriter:
         pieces.close()
         return pieces.found
 
-
+# %% ../../nbs/32_webarena.ipynb #1f95452a
 class _Menu(list):
     "Elements around the content, each once."
 
@@ -784,7 +784,7 @@ class _Menu(list):
                 if found[0] not in self:
                     self.append(found[0])
 
-# %% ../../nbs/32_webarena.ipynb #6e1424db
+
 @patch
 def visit(self: _PageWriter, node: dict, pieces: _Pieces) -> None:
     "Write one node and what is inside it."
@@ -807,7 +807,7 @@ def visit(self: _PageWriter, node: dict, pieces: _Pieces) -> None:
             self.visit(child, pieces)
         end()
 
-
+# %% ../../nbs/32_webarena.ipynb #6e1424db
 @patch
 def _write_element(self: _PageWriter, node: dict, element: str, pieces: _Pieces) -> None:
     "An element; one that is only clickable may hold others."
@@ -824,7 +824,7 @@ def _write_element(self: _PageWriter, node: dict, element: str, pieces: _Pieces)
         if _ELEMENT.search(piece):
             pieces.put(piece)
 
-# %% ../../nbs/32_webarena.ipynb #a7c00475
+
 @patch
 def _twin(self: _PageWriter, node: dict) -> bool:
     "Does another link, one with a name, lead to the same place?"
@@ -841,7 +841,7 @@ def _row(self: _PageWriter, node: dict, pieces: _Pieces) -> None:
         own = f'[{node["id"]}] clickable "" | ' if node.get("click") and node.get("id") else ""
         pieces.put(f"{'columns' if heads else 'row'}: {own}{' | '.join(texts)}")
 
-
+# %% ../../nbs/32_webarena.ipynb #a7c00475
 @patch
 def _item(self: _PageWriter, node: dict, pieces: _Pieces) -> None:
     "An item of a list on one line; one that holds rows or items of its own gives way to them."
@@ -851,7 +851,7 @@ def _item(self: _PageWriter, node: dict, pieces: _Pieces) -> None:
         return [pieces.put(piece) for piece in found] and None
     pieces.put(f"item: {' | '.join(found)}")
 
-# %% ../../nbs/32_webarena.ipynb #97da8ec3
+
 @patch
 def _heading(self: _PageWriter, node: dict, pieces: _Pieces) -> None:
     "A heading; the name of a link inside it is not said twice."
@@ -880,7 +880,7 @@ def _notice(self: _PageWriter, node: dict, pieces: _Pieces) -> None:
         if piece not in texts:
             pieces.put(piece)
 
-# %% ../../nbs/32_webarena.ipynb #5c4f85c4
+# %% ../../nbs/32_webarena.ipynb #97da8ec3
 @patch
 def _term(self: _PageWriter, node: dict, pieces: _Pieces) -> None:
     "The first half of a definition; the other half follows on the same line."
@@ -907,13 +907,13 @@ def _dialog(self: _PageWriter, node: dict, pieces: _Pieces) -> None:
     for piece in self.gathered(node, pieces):
         pieces.put(piece)
 
-
+# %% ../../nbs/32_webarena.ipynb #5c4f85c4
 _WRITERS = {"row": _PageWriter._row, "listitem": _PageWriter._item, "article": _PageWriter._item,
             "heading": _PageWriter._heading, "LabelText": _PageWriter._label, "alert": _PageWriter._notice,
             "status": _PageWriter._notice, "term": _PageWriter._term, "definition": _PageWriter._definition, "dialog": _PageWriter._dialog,
             "alertdialog": _PageWriter._dialog}
 
-# %% ../../nbs/32_webarena.ipynb #6f873744
+
 def abstract_state(
     tree: dict,  # from `capture`
 ) -> str:  # `Page: title | path`, `Menu: …`, then one line an element, a text or a row
@@ -944,7 +944,7 @@ _CALL = re.compile(rf"([a-z_]+)\(\s*({_LITERAL}(?:\s*,\s*{_LITERAL})*)?\s*\)")
 _ESCAPES = {"n": "\n", "t": "\t", "'": "'", '"': '"', "\\": "\\"}
 _LONGEST = 4000  # letters of an action
 
-# %% ../../nbs/32_webarena.ipynb #8dc90f46
+
 class WebAction(NamedTuple):
     "A parsed action."
 
@@ -968,7 +968,7 @@ def _literal(text: str) -> str | float:
         return float(text)
     return re.sub(r"\\(.)", lambda found: _ESCAPES.get(found[1], found[0]), text[1:-1])
 
-
+# %% ../../nbs/32_webarena.ipynb #8dc90f46
 def parse_web_action(
     text: str,  # as an agent wrote it
 ) -> WebAction:
@@ -985,7 +985,7 @@ def parse_web_action(
         raise InvalidAction("An action holds no control characters.")
     return WebAction(found[1], arguments)
 
-# %% ../../nbs/32_webarena.ipynb #441bbe87
+
 _CHOICES = ("combobox", "listbox")
 _STATE_WORDS = {"checked", "selected", "pressed", "disabled", "expanded", "collapsed"}
 
@@ -1006,7 +1006,7 @@ def _check_kind(action: WebAction, element: WebElement) -> None:
         offers = f"; it offers {'; '.join(options)[:120]}" if options else ""
         raise InvalidAction(f"The {element.kind} [{element.id}] has no option {action.arguments[1][:40]!r}{offers}.")
 
-
+# %% ../../nbs/32_webarena.ipynb #441bbe87
 def check_web_action(
     action: WebAction,
     state: str,  # the page that it is meant for
@@ -1020,7 +1020,7 @@ def check_web_action(
     _check_kind(action, element)
     return element
 
-# %% ../../nbs/32_webarena.ipynb #3414dbad
+
 def describe_web_action(
     action: str,  # as an agent wrote it
     state: str,  # the page that it is meant for
@@ -1044,7 +1044,7 @@ def describe_web_action(
             "press": f"press {last} in {where}", "goto": f"go to {last}", "send_msg_to_user": f'say "{last}"',
             "report_infeasible": f'give up: "{last}"'}[name]
 
-# %% ../../nbs/32_webarena.ipynb #336d181b
+# %% ../../nbs/32_webarena.ipynb #3414dbad
 _READ = re.compile(r'"([^"]*)" stands in: ')
 
 
@@ -1073,7 +1073,7 @@ def _lines_with(text: str, state: str) -> list[str]:
     found = [n for n, line in enumerate(lines) if text and sought.search(line)]
     return [f"{lines[n - 1]} / {lines[n]}" if n and len(lines[n]) < len(text) + 20 else lines[n] for n in found]
 
-# %% ../../nbs/32_webarena.ipynb #e048bb33
+# %% ../../nbs/32_webarena.ipynb #336d181b
 def explain_answer(
     task: Task,  # gives the goal
     step: Transition,  # whose action says something to the user
@@ -1100,7 +1100,7 @@ def _cut(line: str, text: str) -> str:
     start = max(0, line.lower().find(text.lower()) - 60)
     return line[start:start + 100].strip()
 
-# %% ../../nbs/32_webarena.ipynb #ca761840
+# %% ../../nbs/32_webarena.ipynb #e048bb33
 def explain_move(
     task: Task,  # gives the goal
     step: Transition,  # after which the episode goes on
@@ -1117,7 +1117,7 @@ def explain_move(
         parts.append(f"It opens {first[:100]}.")
     return " ".join([*parts, outcome_words(step)])
 
-# %% ../../nbs/32_webarena.ipynb #a5b8248c
+# %% ../../nbs/32_webarena.ipynb #ca761840
 class WebGrammar(Grammar):
     "States of real pages, and BrowserGym's actions."
 
@@ -1146,7 +1146,7 @@ class WebGrammar(Grammar):
         "See `describe_web_action`."
         return describe_web_action(action, state)
 
-# %% ../../nbs/32_webarena.ipynb #c1b2c749
+# %% ../../nbs/32_webarena.ipynb #a5b8248c
 _EDITED = 3  # lines
 
 
@@ -1172,7 +1172,7 @@ def with_edits(self: WebGrammar, before: str, lines: Sequence[str]) -> str:
         raise StateError(f"Not elements of this page, each once: {'; '.join(lines)[:60]!r}.")
     return _ELEMENT.sub(lambda match: new.get(match[1], match[0]), before)
 
-# %% ../../nbs/32_webarena.ipynb #8c7b27de
+
 @patch
 def explain(self: WebGrammar, task: Task, step: Transition) -> str:
     "See `explain_answer` and `explain_move`; an action that ended an episode otherwise, as everywhere."
@@ -1181,7 +1181,7 @@ def explain(self: WebGrammar, task: Task, step: Transition) -> str:
         return explain_answer(task, step, said) if said else Grammar.explain(self, task, step)
     return explain_move(task, step, self)
 
-
+# %% ../../nbs/32_webarena.ipynb #c1b2c749
 @patch
 def doubt(self: WebGrammar, trace: str, task: Task, state: str) -> str:
     "A trace that has read what the page does not name: an answer, or a name or number of the task."
@@ -1293,7 +1293,7 @@ def screenshot(
         raise DreamgymError("There is no page to look at; call `reset` first.")
     return self._ask(lambda: self.page.screenshot(type="jpeg", quality=quality))
 
-# %% ../../nbs/32_webarena.ipynb #549b4979
+
 @patch
 def _reset(self: WebEnvironment, task: Task) -> tuple[str, dict]:
     "Start an episode."
@@ -1318,7 +1318,7 @@ def _reset(self: WebEnvironment, task: Task) -> tuple[str, dict]:
     self.task = task
     return self.state, {"goal": self.web_task["intent"], "task": task}
 
-
+# %% ../../nbs/32_webarena.ipynb #549b4979
 @patch
 def _open_context(self: WebEnvironment) -> None:
     "A context without a past, watched."
@@ -1328,7 +1328,7 @@ def _open_context(self: WebEnvironment) -> None:
     self.context.on("page", self._new_page)
     self.page = self.context.new_page()
 
-# %% ../../nbs/32_webarena.ipynb #b70c77e5
+
 class _told:
     "Turns an error of playwright into one sentence."
 
@@ -1345,7 +1345,7 @@ class _told:
             reason = next(iter(str(error).splitlines()), "")[:160]
             raise SiteFailed(f"The browser could not {self.what} ({reason}).") from error
 
-# %% ../../nbs/32_webarena.ipynb #be94773f
+
 @patch
 def _watch(self: WebEnvironment, request) -> None:
     "Does a page leave the site?"
@@ -1356,7 +1356,7 @@ def _watch(self: WebEnvironment, request) -> None:
         if urlsplit(request.url).scheme not in ("about", "data", "blob"):
             self.left = self.left or request.url
 
-
+# %% ../../nbs/32_webarena.ipynb #b70c77e5
 @patch
 def _new_page(self: WebEnvironment, page) -> None:
     "A new tab becomes the page."
@@ -1371,7 +1371,7 @@ def _dialog(self: WebEnvironment, dialog) -> None:
     with suppress(Exception):  # the page may be gone
         dialog.accept()
 
-# %% ../../nbs/32_webarena.ipynb #7427d85a
+
 @patch
 def _open(self: WebEnvironment, url: str) -> None:
     "Open the start page; an error page or a page for logging in is a fault of the site."
@@ -1385,7 +1385,7 @@ def _open(self: WebEnvironment, url: str) -> None:
     if asked != found and self.page.locator("input[type=password]:visible").count():
         raise SiteFailed(f"{url} asks for a log-in at {found}; the account is not logged in.")
 
-
+# %% ../../nbs/32_webarena.ipynb #be94773f
 @patch
 def _settle(self: WebEnvironment) -> None:
     "Wait until what an action has begun is over: pages and data under way, then one picture drawn."
@@ -1410,7 +1410,7 @@ _DATA_PATIENCE = 3.0  # seconds for data that a page asks for; some pages never 
 _DRAWN = """wait => new Promise(done => { setTimeout(done, 100 + wait);
   requestAnimationFrame(() => setTimeout(done, wait)); })"""
 
-# %% ../../nbs/32_webarena.ipynb #c1833f7d
+
 @patch
 def _pause(self: WebEnvironment, milliseconds: int) -> None:
     "Let the browser's messages come in."
@@ -1419,7 +1419,7 @@ def _pause(self: WebEnvironment, milliseconds: int) -> None:
     else:
         self.page.wait_for_timeout(milliseconds)
 
-
+# %% ../../nbs/32_webarena.ipynb #7427d85a
 @patch
 def _read(self: WebEnvironment) -> str:
     "The state of the page: by the rules, or as a reader writes it where it keeps what can be acted on."
@@ -1430,7 +1430,7 @@ def _read(self: WebEnvironment) -> str:
         return state
     return checked_reading(self.page_reader, tree, state, self.grammar, self.failed_readings)
 
-# %% ../../nbs/32_webarena.ipynb #ebfeb7d4
+
 def with_remarks(
     state: str,
     dialogs: Sequence[str],  # what windows of the browser have said
@@ -1460,7 +1460,7 @@ def checked_reading(
         return state
     return written
 
-# %% ../../nbs/32_webarena.ipynb #cdbaed62
+# %% ../../nbs/32_webarena.ipynb #c1833f7d
 @patch
 def _step(self: WebEnvironment, text: str) -> tuple[str, float, bool, bool, dict]:
     "One action, and what follows."
@@ -1502,7 +1502,7 @@ def _action_set():
 
     return HighLevelActionSet(subsets=["chat", "infeas", "bid", "nav"], multiaction=False, demo_mode="off")
 
-# %% ../../nbs/32_webarena.ipynb #8f47e9c5
+# %% ../../nbs/32_webarena.ipynb #ebfeb7d4
 @patch
 def _carry_out(self: WebEnvironment, action: WebAction) -> str:
     "Let BrowserGym carry out an action on the page."
@@ -1540,7 +1540,7 @@ def _inside(self: WebEnvironment, url: str) -> str:
         raise InvalidAction(f"goto stays on the site; {url[:80]!r} is elsewhere.")
     return whole
 
-# %% ../../nbs/32_webarena.ipynb #170a6644
+# %% ../../nbs/32_webarena.ipynb #cdbaed62
 @patch
 def _mend_pages(self: WebEnvironment) -> None:
     "The page is the newest one that is open."

@@ -96,7 +96,7 @@ def jupyter_slug(title: str) -> str:
 
 
 def readable(notebook: dict) -> dict:
-    "A notebook without nbdev's `#|` lines, and without the cells that hold nothing else."
+    "A notebook without nbdev's `#|` lines, and without the cells that hold nothing else; its code is IPython's."
     cells = []
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
@@ -105,7 +105,8 @@ def readable(notebook: dict) -> dict:
                 continue
             cell = {**cell, "source": lines}
         cells.append(cell)
-    return {**notebook, "cells": cells}
+    lexer = {"language_info": {"name": "python", "pygments_lexer": "ipython3"}}  # knows lines for the shell, such as Colab's
+    return {**notebook, "cells": cells, "metadata": {**notebook.get("metadata", {}), **lexer}}
 
 
 def prepare_source(app, name: str, source: list[str]) -> None:
