@@ -1,5 +1,6 @@
-"MiniWoB++: a real browser, oracles, designed mistakes, frozen panels, and the suite."
+"MiniWoB++: a real browser, oracles, designed mistakes, frozen panels, and the suites."
 
+import gzip
 import json
 import os
 import signal
@@ -7,6 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -15,6 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamgym.environments import make_task, play_episodes, start_tasks
+from dreamgym.evaluation import page_digest, seen_parts
+from dreamgym.experiments import split_seen
 from dreamgym.pages import (
     Element,
     PageGrammar,
@@ -28,26 +33,34 @@ from dreamgym.rollouts import offline_data
 from dreamgym.runs import Run, Scale, data_folder, load_suite
 from dreamgym.suites import miniwob
 from dreamgym.suites.miniwob import (
+    CPU_KINDS,
     HELD_OUT_KINDS,
     KINDS,
     TRAINING_KINDS,
+    UNSEEN_KINDS,
     Browser,
     BrowserMissing,
     MiniWobBatch,
     MiniWobEnvironment,
     MiniWobSuite,
+    MiniWobUnseen,
     PanelError,
     collect_trajectories,
     find_browser,
     find_driver,
+    goal_words,
     install_browser,
+    kept_for_test,
     load_panel,
     make_panels,
+    make_unseen_panels,
+    open_words,
     oracle_action,
     panel_hash,
     quit_chrome,
     random_page_action,
     start_chrome,
+    unseen_candidates,
     wrong_action,
 )
 from dreamgym.trajectories import END_STATE, FAILURE_STATE, DreamgymError, Task
@@ -237,6 +250,96 @@ def test_the_action_for_an_absent_element_is_absent():
     random, page = np.random.default_rng(0), "text a\u2028b\n[1] button 'x'"
     drawn = {miniwob._invalid_action(page, random) for _ in range(60)}
     assert "click 22" in drawn and len(drawn) == 4
+
+
+# ---------------------------------------------------------------- panels in which unseen is the rule
+
+
+@pytest.fixture(scope="module")
+def recorded() -> dict[str, Task]:
+    "The candidates of the unseen panels with the goals that were read from real pages, by id."
+    goals = json.loads(gzip.decompress((data_folder() / "miniwob_goals.json.gz").read_bytes()))
+    tasks = zip(unseen_candidates(), sum(goals.values(), []), strict=True)
+    return {task.id: task.model_copy(update={"goal": goal}) for task, goal in tasks}
+
+
+def asked(recorded, *panels) -> list[Task]:
+    "Tasks of panels with their goals."
+    return [recorded[task.id] for name in panels for task in MiniWobUnseen().panel(name)]
+
+
+def test_what_varies_between_goals_is_open():
+    goals = [f"Press {word}, then press the {place} box." for word in map(str, range(100, 200)) for place in ("1st", "2nd")]
+    assert open_words(goals) == [{word} for word in map(str, range(100, 200)) for _ in range(2)]
+    assert open_words(['Take "Tea".'] * 15 + ["Take 'tea'!"] * 5) == [set()] * 20, "one word, however it is written"
+    assert not any(open_words([f"Press {n % 20}." for n in range(100)])), "each in one goal of twenty"
+    assert all(open_words([f"Press {n % 25}." for n in range(100)]))
+    words = [f"word{n}" for n in range(2000)]
+    assert 0.22 < np.mean([kept_for_test(word) for word in words]) < 0.28
+    assert [word for word in ("anna", "bob", "carl", "dora", "emil") if kept_for_test(word)] == ["emil"]
+
+
+def test_the_unseen_panels_follow_from_the_goals_that_were_read(recorded):
+    frozen = json.loads((data_folder() / "panels_unseen.json").read_text())
+    assert make_unseen_panels(list(recorded.values())) == frozen
+    assert frozen["sha256"] == "74bb87f618f41088a95602989cb734c5460501031dae0ac1fbceebbb948c25a4"
+    assert set(frozen["panels"]["train"]) == set(frozen["panels"]["test"]) == set(UNSEEN_KINDS) < set(CPU_KINDS)
+    for name, size in (("train", 100), ("development", 50), ("test", 50)):
+        assert {kind: len(seeds) for kind, seeds in frozen["panels"][name].items()} == dict.fromkeys(UNSEEN_KINDS, size)
+    ids = [task.id for task in asked(recorded, "train", "development", "test")]
+    plain = {task.id for name in ("train", "development", "test") for task in load_panel(name)}
+    assert len(set(ids)) == len(ids) and not set(ids) & plain
+
+
+def test_a_type_with_few_words_has_no_unseen_panel(recorded):
+    for kind in set(CPU_KINDS) - set(UNSEEN_KINDS):
+        goals = [set(goal_words(task.goal)) for task in recorded.values() if task.kind == kind]
+        words = set.union(*goals) - set.intersection(*goals)
+        assert 1 < len(words) <= 8, "three dialogs, three places, five widgets, eight buttons"
+
+
+def test_no_open_word_of_a_test_goal_occurs_in_training(recorded):
+    taught = {word for task in asked(recorded, "train", "development") for word in goal_words(task.goal)}
+    for kind in UNSEEN_KINDS:
+        tasks = [task for task in recorded.values() if task.kind == kind]
+        found = dict(zip([task.id for task in tasks], open_words([task.goal for task in tasks]), strict=True))
+        tests = [task for task in asked(recorded, "test") if task.kind == kind]
+        assert all(found[task.id] and not found[task.id] & taught for task in tests), kind
+        assert len({task.goal for task in tests[:10]}) == 10, "few tasks show many goals"
+        assert len(set().union(*(found[task.id] for task in tests))) >= 10
+        if kind not in ("click-option", "click-checkboxes", "enter-password"):  # drawn letter by letter: new by themselves
+            assert np.mean([not found[task.id] & taught for task in tasks]) < 0.6, "chance would not do it"
+
+
+def test_every_test_goal_of_the_unseen_suite_is_counted_as_unseen(recorded):
+    known = {task.goal for task in asked(recorded, "train", "development")}, {page_digest("")}
+    rows = []
+    for task in [*asked(recorded, "test"), *asked(recorded, "train")]:
+        goal, page = seen_parts({"goal": task.goal, "page": page_digest("")}, known)
+        rows.append({"held_out": False, "seen_goal": goal, "seen_page": page, "success": False, "panel": task.id})
+    count = len(UNSEEN_KINDS) * 50
+    assert split_seen(rows[:count]) | {"unseen_episodes": 0} == dict.fromkeys(split_seen(rows), 0)
+    assert split_seen(rows[:count])["unseen_episodes"] == count and split_seen(rows[count:])["seen_episodes"] == 2 * count
+
+
+def test_too_few_goals_are_an_error(recorded):
+    with pytest.raises(PanelError, match="goals of enter-text .*read more goals"):
+        make_unseen_panels([task for task in recorded.values() if task.kind == "enter-text"][:150])
+
+
+def test_the_unseen_suite_differs_in_its_panels_alone():
+    unseen, plain = MiniWobUnseen(), MiniWobSuite()
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["entry-points"]["dreamgym.suites"][unseen.name] == "dreamgym.suites.miniwob:MiniWobUnseen"
+    assert unseen.panel("held_out") == plain.panel("held_out") and unseen.playable()
+    assert plain.panel_hash() == "d9f4cad59701953e9ba1bc3dc00bfa6b0c9f12e1ecdcc15733bb9b14ac1ff85b"
+    assert unseen.panel_hash() == "6a22fd94216910c2fa8564d21b2a0a7bdbb17fbbd6f5e80c178d311f06bf9856"
+    for name in ("quick", "cpu", "gpu", "paper"):
+        scale = Scale.named(name, **unseen.sizes(name))
+        assert scale.source == "logs" and set(scale.kinds) <= set(UNSEEN_KINDS)
+        assert scale.offline_seeds_per_kind + scale.start_seeds_per_kind <= 100, "first pages that no log has seen"
+        needed = {t.task.kind: len(t) for t in sample_trajectories() if t.source == "oracle"}
+        assert max(needed[kind] for kind in scale.kinds) < scale.maximum_steps
 
 
 # ---------------------------------------------------------------- the suite
@@ -542,6 +645,19 @@ def test_other_task_types_of_the_benchmark_can_be_read():
             assert report == browser.start(make_task(kind, 1)), kind
     finally:
         browser.close()
+
+
+@browser_test
+@pytest.mark.slow
+def test_real_pages_ask_what_was_recorded(real, recorded):
+    suite = MiniWobUnseen()
+    tasks = [task for name in ("train", "development", "test") for task in suite.tasks(name, UNSEEN_KINDS, 2, 17)]
+    episodes = play_episodes(real, tasks, oracle, "oracle")
+    assert [t.task.goal for t in episodes] == [recorded[task.id].goal for task in tasks]
+    assert np.mean([t.success for t in episodes]) >= 0.9
+    kept = [any(map(kept_for_test, goal_words(t.task.goal))) for t in episodes[-len(UNSEEN_KINDS) * 2:]
+            if t.task.kind in ("enter-text", "login-user", "click-link")]
+    assert len(kept) == 6 and all(kept)
 
 
 @browser_test
