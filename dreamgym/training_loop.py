@@ -227,7 +227,7 @@ def has_fallen(
     found = compare({task: before[task] for task in both}, {task: now[task] for task in both}, draws=1)
     return found.only_first > found.only_second and found.p_value / 2 < level
 
-
+# %% ../nbs/24_training_loop.ipynb #bbe25ba5
 class Course(NamedTuple):
     "What the gates of a training in the dream have decided so far."
 
@@ -235,24 +235,27 @@ class Course(NamedTuple):
     kept: int  # iteration after which the agent goes on; 0: the agent that starts
     best: int  # iteration after which most development tasks were solved
     undone: tuple[int, ...] = ()  # iterations that lost
+    barred: tuple[str, ...] = ()  # task types without trust when something was lost
 
 
 def course_of(
     gates: Mapping[int, dict],  # iteration -> the gate's row after it; 0: before training
     scale: Scale,  # trusted_types, keep_best
 ) -> Course:
-    "Follow the gates in order. One that saw a loss leads back to the best checkpoint, and can only take trust away."
-    trusted = lambda gate: trusted_kinds(gate) if scale.trusted_types else None  # noqa: E731
-    found = Course(trusted(gates[0]), 0, 0)
+    "Follow the gates in order. One that saw a loss leads back to the best checkpoint; what it does not trust stays out."
+    found = Course(trusted_kinds(gates[0]) if scale.trusted_types else None, 0, 0)
     for number in sorted(gates)[1:]:
-        gate, best, kinds = gates[number], gates[found.best], trusted(gates[number])
+        gate, best, before = gates[number], gates[found.best], found
         if scale.keep_best and has_fallen(best["outcomes"], gate["outcomes"]):
-            kinds = kinds if kinds is None else tuple(kind for kind in found.kinds if kind in kinds)
-            lost = {*found.undone, *range(found.best + 1, number + 1)}
-            found = Course(kinds, found.best, found.best, tuple(sorted(lost)))
+            lost = {*before.undone, *range(before.best + 1, number + 1)}
+            found = before._replace(kept=before.best, undone=tuple(sorted(lost)))
         else:
             better = gate["real"]["mean"] >= best["real"]["mean"]
-            found = Course(kinds, number, number if better else found.best, found.undone)
+            found = before._replace(kept=number, best=number if better else before.best)
+        if scale.trusted_types:
+            trusted, known = trusted_kinds(gate), gate["by_kind"]
+            barred = tuple(kind for kind in known if kind in before.barred or found.kept < number and kind not in trusted)
+            found = found._replace(kinds=tuple(kind for kind in trusted if kind not in barred), barred=barred)
     return found
 
 # %% ../nbs/24_training_loop.ipynb #a9eb096a
