@@ -7,7 +7,7 @@ Docs: https://dreamgym.github.io/dreamgym/evaluation.html.md"""
 # %% auto #0
 __all__ = ['Evaluation', 'summarise', 'evaluate', 'need_world', 'real_environment', 'test_tasks', 'development_tasks',
            'page_digest', 'episode_row', 'known_texts', 'seen_parts', 'recorded_evaluation', 'evaluation', 'Fidelity',
-           'measure_fidelity', 'recorded_fidelity', 'recorded_verdict', 'first_gate', 'model_quality']
+           'measure_fidelity', 'recorded_fidelity', 'recorded_verdict', 'first_gate', 'trusted_kinds', 'model_quality']
 
 # %% ../nbs/21_evaluation.ipynb #4b188adf
 import json
@@ -39,7 +39,7 @@ from dreamgym.rollouts import (
     start_agent,
 )
 from .runs import Run, code_commit, derive_seed
-from .statistics import Rate, wilson
+from .statistics import Rate, rate_difference, wilson
 from .trajectories import DreamgymError, Task, Trajectory, atomic_write_json, read_trajectories
 
 # %% ../nbs/21_evaluation.ipynb #9964e91d
@@ -199,6 +199,7 @@ class Fidelity(NamedTuple):
     dreamed: Rate  # success of the same agent on the same tasks in the dream
     transitions: int  # real steps that the gate cost
     by_kind: dict[str, tuple[int, int, int]] = {}  # task type -> real successes, dreamed successes, episodes
+    outcomes: dict[str, float] = {}  # task id -> real success, for `compare`
 
     @property
     def gap(self) -> float:
@@ -248,7 +249,7 @@ def measure_fidelity(
              "state_exact")
     there, here = summarise(real), summarise(dreamed)
     by_kind = {kind: (rate.successes, here.by_kind[kind].successes, rate.episodes) for kind, rate in there.by_kind.items()}
-    return Fidelity(*(quality[n] for n in names), there.overall, here.overall, there.transitions, by_kind)
+    return Fidelity(*(quality[n] for n in names), there.overall, here.overall, there.transitions, by_kind, there.outcomes)
 
 # %% ../nbs/21_evaluation.ipynb #38403a89
 def recorded_fidelity(run: Run, agent: Agent, model: ExperienceModel) -> dict:  # a row of `Fidelity`
@@ -288,6 +289,18 @@ def first_gate(run: Run) -> dict:  # the row of `Fidelity`
         run.record("fidelity", before=fidelity.row())
 
     return json.loads(run.build("gate.json", make).read_text(encoding="utf-8"))
+
+# %% ../nbs/21_evaluation.ipynb #573f43a6
+def trusted_kinds(
+    gate: dict,  # a row of `Fidelity`
+    z: float = 1.28,  # 80%
+) -> tuple[str, ...]:  # none where the gate has recordings only
+    "The task types in which the gate sees no difference between dreamed and real success."
+    def agree(real: int, dreamed: int, episodes: int) -> bool:
+        _, low, high = rate_difference(wilson(real, episodes, z), wilson(dreamed, episodes, z))
+        return episodes > 0 and low <= 0 <= high
+
+    return tuple(kind for kind, counts in gate.get("by_kind", {}).items() if agree(*counts))
 
 # %% ../nbs/21_evaluation.ipynb #503872ae
 def model_quality(run: Run) -> dict[str, dict]:  # variant -> what `judge_answers` says

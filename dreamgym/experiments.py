@@ -7,8 +7,8 @@ Docs: https://dreamgym.github.io/dreamgym/experiments.html.md"""
 # %% auto #0
 __all__ = ['STAGES', 'VARIANTS', 'PLAIN', 'suite_name', 'open_experiment', 'stages_changed', 'Variant', 'read_size',
            'named_variant', 'variant_run', 'plain_variants', 'allowed_variants', 'run_variants', 'run_method',
-           'real_steps', 'settings_hash', 'command_of', 'episode_rows', 'split_seen', 'result_rows', 'type_rows',
-           'fidelity_rows', 'curve_rows', 'results_name', 'read_episodes', 'save_results', 'results_of',
+           'gate_files', 'real_steps', 'settings_hash', 'command_of', 'episode_rows', 'split_seen', 'result_rows',
+           'type_rows', 'fidelity_rows', 'curve_rows', 'results_name', 'read_episodes', 'save_results', 'results_of',
            'paired_outcomes', 'Cell', 'run_cell', 'require_ray', 'run_cells']
 
 # %% ../nbs/40_experiments.ipynb #5d583593
@@ -84,7 +84,8 @@ STAGES = {  # stage -> the stages that it is made from, and the sizes of its own
     "model_quality.json": ("experience_model buffer", "simulator"),
     "agent/dpo": ("agent/imitation", "start preference_weight preference_epochs preference_learning_rate preference_pairs"),
     "gate.json": ("experience_model buffer agent/imitation", "start doubt temperature simulator"),
-    "iterations": ("gate.json starts.jsonl", _LEARNER + " variations synthetic_share value_threshold"),
+    "iterations": ("gate.json starts.jsonl", _LEARNER + " variations synthetic_share value_threshold "
+                   "trusted_types gate_every keep_best"),
     "gate_after.json": ("iterations", ""),
     "real": ("agent/imitation starts.jsonl", _LEARNER + " real_values"),
     "transfer": ("iterations", _LEARNER + " transfer_group_size transfer_rate transfer_epochs transfer_share"),
@@ -121,6 +122,8 @@ class Variant(NamedTuple):
 _DREAM, _FEW = ("logs", "dream"), ("logs", "dream", "few")
 _RFT = {"start": "imitation"}
 _DREAMED_RFT = {"algorithm": "imitation", "minibatches": 12, "maximum_kl": 0.0}
+_TRUSTED = {"minibatches": 12, "maximum_kl": 0.2, "kl_guard": True, "anchor_weight": 0.3, "equal_episodes": True,
+            "trusted_types": True, "gate_every": 2, "keep_best": True}
 
 # %% ../nbs/40_experiments.ipynb #998fc873
 VARIANTS = {
@@ -135,6 +138,7 @@ VARIANTS = {
     "dream_ppo_from_imitation": Variant("dream, PPO, from RFT", dream_training, _DREAM, _RFT | {"algorithm": "ppo"}),
     "dream_imitation_from_imitation": Variant("dream, RFT on its successes, from RFT", dream_training, _DREAM,
                                               _RFT | _DREAMED_RFT),
+    "dream_trusted": Variant("dream, from RFT, where it is true", dream_training, _DREAM, _RFT | _TRUSTED),
     "real": Variant("real GRPO", real_training, ("real",)),
     "real_ppo": Variant("real PPO", real_training, ("real",), {"algorithm": "ppo"}),
     "real_from_imitation": Variant("real GRPO, from RFT", real_training, ("real",), _RFT),
@@ -248,6 +252,13 @@ def _imitates(view: Run, variant: Variant) -> bool:
     return variant.train is imitation or variant.train is not warm_start and view.scale.start == "imitation"
 
 
+def gate_files(view: Run) -> dict[str, Path]:  # when -> its row, there or not
+    "The gates of a dream: before training, after each iteration that had one, and after training."
+    during = {f"iteration {folder.name}": folder / "gate.json" for folder in view.iterations()}
+    return ({"before": view.place("gate.json")} | {when: path for when, path in during.items() if path.exists()}
+            | {"after": view.place("gate_after.json")})
+
+
 def real_steps(
     view: Run,  # of `variant_run`
     variant: Variant,
@@ -260,7 +271,7 @@ def real_steps(
     taught = demonstrations(root) if root.place(source).exists() else None
     logs = sum(len(t) for t in read_trajectories(offline) if t not in (taught or [])) if offline.exists() else ""
     starts = len(start_tasks(view)) if view.place("starts.jsonl").exists() else ""
-    gates = [read_json(view.place(name), {}).get("transitions") for name in ("gate.json", "gate_after.json")]
+    gates = [read_json(path, {}).get("transitions") for path in gate_files(view).values()]
     spent = view.transitions("real" if "real" in variant.uses else "transfer") if acts else 0
     return {"demonstrations": "" if taught is None else sum(map(len, taught)),
             "logs": logs if "logs" in variant.uses or _imitates(view, variant) else 0,
@@ -351,7 +362,9 @@ def _cost(run: Run, name: str, panel: str) -> dict:
         nothing = dict.fromkeys(columns, "")
         return nothing | {"settings": settings_hash(run), "command": ""}
     view, variant = variant_run(run, name), named_variant(name)[0]
-    steps, dreamed = real_steps(view, variant), view.transitions() if "dream" in variant.uses else 0
+    steps, idle = real_steps(view, variant), "dream" not in variant.uses
+    idle |= not view.iterations() and view.place("iterations/kept.json").exists()  # no task type was trusted
+    dreamed = 0 if idle else view.transitions()
     whole = "" if "" in steps.values() else sum(steps.values())
     return ({f"steps_{key}": steps[key] for key in purposes}
             | {"steps_real": whole, "steps_dreamed": "" if dreamed is None else dreamed} | _spent(view, variant)
@@ -403,9 +416,8 @@ def fidelity_rows(run: Run) -> list[dict]:  # one row a gate, before and after t
     names = ("balanced_reward_accuracy", "success_recognised", "failure_recognised", "termination_accuracy", "state_exact")
     rows, origin = [], _origin(run)
     for variant, view in _dreams(run).items():
-        for when, file in (("before", "gate.json"), ("after", "gate_after.json")):
-            gate = read_json(view.place(file), {}) if variant == "dream" or view.place(file) != run.path / file else {}
-            if gate:
+        for when, path in gate_files(view).items():
+            if gate := read_json(path, {}) if variant == "dream" or "variants" in path.relative_to(run.path).parts else {}:
                 rows.append(_head(run, variant) | {"when": when} | {name: _cell(gate.get(name)) for name in names}
                             | {"real_successes": gate["real"]["successes"], "dreamed_successes": gate["dreamed"]["successes"],
                                "episodes": gate["real"]["episodes"], "verdict": gate["verdict"],
@@ -421,9 +433,11 @@ def curve_rows(run: Run) -> list[dict]:  # one row an iteration
     for variant, view in _dreams(run).items():
         for where, folder in (("dream", "iterations"), ("real", "real"), ("transfer", "transfer")):
             own = variant == "dream" or view.place(folder) != run.path / folder
+            undone = read_json(view.place(f"{folder}/kept.json"), {}).get("undone")  # None: no gate would have undone any
             for number, metrics in enumerate(iteration_metrics(view, folder) if own else [], 1):
                 rows.append(_head(run, variant) | {"where": where, "iteration": f"{number:04d}"}
-                            | {name: _cell(metrics.get(name)) for name in names} | origin)
+                            | {name: _cell(metrics.get(name)) for name in names}
+                            | {"undone": "" if undone is None else int(number in undone)} | origin)
     return rows
 
 # %% ../nbs/40_experiments.ipynb #21b0a6f0

@@ -111,6 +111,9 @@ class _Learning(_Experience):
     equal_episodes: bool = size(False, "whether an episode counts once, whatever its number of turns")
     positive_only: bool = size(False, "whether only what went better than expected is learned from")
     real_values: bool = size(False, "whether real training too draws task types by their reward variance")
+    trusted_types: bool = size(False, "whether only task types are dreamed in which the gate sees dream and world agree")
+    gate_every: int = size(0, "iterations in the dream after which the gate is repeated; 0: never")
+    keep_best: bool = size(False, "whether an update that such a gate sees lose is undone")
 
 # %% ../nbs/02_runs.ipynb #5e9d3b17
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from .rollouts import collect_rollouts, new_agent, start_agent
 from .runs import Run, derive_seed
 from .sim_to_real import real_few
 from .statistics import Rate, wilson
+from .training_loop import kept_agent
 from dreamgym.trajectories import (
     FAILURE_STATE,
     DreamgymError,
@@ -323,7 +324,7 @@ def recorded_checkpoints(run: Run) -> list[Checkpoint]:
         before = folder / "agent"
     variant = VARIANTS.get(run.name.partition("+")[0])
     undreamed = variant is not None and variant.train is real_few  # as few real steps, from the agent that starts
-    last = start_agent(run) if undreamed else run.place(f"iterations/{run.scale.iterations:04d}") / "agent"
+    last = start_agent(run) if undreamed else kept_agent(run)
     return found + [Checkpoint(f"transfer-{folder.name}", last, read_trajectories(folder / "rollouts.jsonl"))
                     for folder in run.iterations("transfer")]
 

@@ -6,17 +6,19 @@ Docs: https://dreamgym.github.io/dreamgym/training_loop.html.md"""
 
 # %% auto #0
 __all__ = ['try_out_in', 'LoopState', 'settings_of', 'logged_anchor', 'first_state', 'IterationResult', 'groups_of',
-           'invent_tasks', 'won_turns', 'run_iteration', 'write_iteration', 'dream_training', 'real_training',
-           'iteration_metrics', 'last_gate']
+           'invent_tasks', 'won_turns', 'run_iteration', 'has_fallen', 'Course', 'course_of', 'write_iteration',
+           'Guard', 'kept_agent', 'dream_training', 'real_training', 'iteration_metrics', 'last_gate']
 
 # %% ../nbs/24_training_loop.ipynb #dad9484d
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from fastcore.basics import patch
 
 from dreamgym.curriculum import (
     Judged,
@@ -29,13 +31,21 @@ from dreamgym.curriculum import (
     task_values,
 )
 from .environments import BatchEnvironment, start_tasks, suite_of
-from .evaluation import development_tasks, first_gate, measure_fidelity, real_environment, recorded_fidelity
+from dreamgym.evaluation import (
+    development_tasks,
+    first_gate,
+    measure_fidelity,
+    real_environment,
+    recorded_fidelity,
+    trusted_kinds,
+)
 from .experience_model import DreamBatch, ExperienceModel, Imagined, Query
 from .language_model import Example
 from .policy_optimization import Learner, LearnerSettings
 from .replay_buffer import ReplayBuffer, simulator_of
 from .rollouts import Agent, Rollout, collect_rollouts, known_successes, new_agent, start_agent
 from .runs import Run, Scale, give_memory_back, derive_seed
+from .statistics import compare
 from .trajectories import DreamgymError, Task, Trajectory, atomic_write_json, read_json, write_trajectories
 
 # %% ../nbs/24_training_loop.ipynb #9d7cfdbf
@@ -204,6 +214,50 @@ def run_iteration(
         metrics["tasks_rejected"] = float(len(result.judged) - metrics["tasks_accepted"])
     return result
 
+# %% ../nbs/24_training_loop.ipynb #cf49abb2
+def has_fallen(
+    before: Mapping[str, float],  # development task -> real success of an earlier agent
+    now: Mapping[str, float],  # of the present one; tasks that only one of them has played are passed over
+    level: float = 0.05,
+) -> bool:
+    "Is success lower than before by more than chance? McNemar's exact test over pairs of tasks, one-sided."
+    both = sorted(before.keys() & now.keys())
+    if not both:
+        return False
+    found = compare({task: before[task] for task in both}, {task: now[task] for task in both}, draws=1)
+    return found.only_first > found.only_second and found.p_value / 2 < level
+
+# %% ../nbs/24_training_loop.ipynb #bbe25ba5
+class Course(NamedTuple):
+    "What the gates of a training in the dream have decided so far."
+
+    kinds: tuple[str, ...] | None  # task types to dream in; None: all
+    kept: int  # iteration after which the agent goes on; 0: the agent that starts
+    best: int  # iteration after which most development tasks were solved
+    undone: tuple[int, ...] = ()  # iterations that lost
+    barred: tuple[str, ...] = ()  # task types without trust when something was lost
+
+
+def course_of(
+    gates: Mapping[int, dict],  # iteration -> the gate's row after it; 0: before training
+    scale: Scale,  # trusted_types, keep_best
+) -> Course:
+    "Follow the gates in order. One that saw a loss leads back to the best checkpoint; what it does not trust stays out."
+    found = Course(trusted_kinds(gates[0]) if scale.trusted_types else None, 0, 0)
+    for number in sorted(gates)[1:]:
+        gate, best, before = gates[number], gates[found.best], found
+        if scale.keep_best and has_fallen(best["outcomes"], gate["outcomes"]):
+            lost = {*before.undone, *range(before.best + 1, number + 1)}
+            found = before._replace(kept=before.best, undone=tuple(sorted(lost)))
+        else:
+            better = gate["real"]["mean"] >= best["real"]["mean"]
+            found = before._replace(kept=number, best=number if better else before.best)
+        if scale.trusted_types:
+            trusted, known = trusted_kinds(gate), gate["by_kind"]
+            barred = tuple(kind for kind in known if kind in before.barred or found.kept < number and kind not in trusted)
+            found = found._replace(kinds=tuple(kind for kind in trusted if kind not in barred), barred=barred)
+    return found
+
 # %% ../nbs/24_training_loop.ipynb #a9eb096a
 def write_iteration(
     folder: Path,  # new; a name that is no stage yet
@@ -219,28 +273,80 @@ def write_iteration(
     metrics = {name: value if np.isfinite(value) else None for name, value in result.metrics.items()}
     atomic_write_json(folder / "metrics.json", metrics)  # None: of nothing there is no mean
 
+# %% ../nbs/24_training_loop.ipynb #737319c5
+def _checkpoint(run: Run, number: int) -> Path:
+    return run.place(f"iterations/{number:04d}" if number else "iterations/start")
 
-def _train(run: Run, folder: str, state: LoopState, environment: BatchEnvironment, pick, iterations: int) -> None:
-    "Iterations as stages: finished ones are skipped, the last finished one is loaded."
+
+class Guard:
+    "The gates of a training in the dream: what it may play, when it is measured, and what it goes back to."
+
+    def __init__(self, run: Run, state: LoopState, model: ExperienceModel):
+        self.run, self.state, self.model, self.kept, self.gates = run, state, model, 0, {0: first_gate(run)}
+        if run.scale.keep_best and (run.scale.gate_every < 1 or "outcomes" not in self.gates[0]):
+            raise DreamgymError("keep_best needs gates that tell the outcome of every task: set gate_every to 1 or more, and "
+                                "delete a gate.json of an older version.")
+        self.course = course_of(self.gates, run.scale)
+        if run.scale.trusted_types or run.scale.gate_every:
+            run.build("iterations/start", lambda path: path.mkdir() or state.save(path))
+
+    def allowed(self, tasks: Sequence[Task]) -> list[Task]:
+        "Those of the trusted task types, invented ones too."
+        return [task for task in tasks if self.course.kinds is None or task.kind in self.course.kinds]
+
+    def after(self, number: int, ready: Path | None) -> Path | None:  # the stage to load before the next iteration, if any
+        "Repeat the gate after an iteration where it is due. What is not in memory is `ready` on disk."
+        self.kept, sizes = number, self.run.scale
+        if not sizes.gate_every or not (sizes.keep_best if number == sizes.iterations else number % sizes.gate_every == 0):
+            return ready
+        place = f"iterations/{number:04d}/gate.json"
+        if ready is not None and not self.run.place(place).exists():
+            self.state.load(ready)
+            ready = None
+        self.gates[number] = read_json(self.run.build(place, self._measure), {})
+        self.course = course_of(self.gates, sizes)
+        self.kept = self.course.kept
+        return ready if self.kept == number else _checkpoint(self.run, self.kept)
+
+# %% ../nbs/24_training_loop.ipynb #70db6c61
+@patch
+def _measure(self: Guard, path: Path) -> None:
+    "The gate in the dream as it is played now, with the random numbers of the first one."
+    run, buffer = self.run, self.state.buffer
+    self.model.retrieve = buffer.freeze().demonstrations
+    self.model.forget()
+    with real_environment(run, "repeating the fidelity gate") as environment:
+        found = measure_fidelity(self.state.agent, self.model, environment, development_tasks(run), 1, run.scale.temperature,
+                                 derive_seed(run.seed, "gate"))
+    buffer.thaw()
+    atomic_write_json(path, found.row())
+
+
+def _train(run: Run, folder: str, state: LoopState, environment: BatchEnvironment, pick, iterations: int,
+           guard: Guard | None = None) -> None:
+    "Iterations as stages: finished ones are skipped, the one to go on from is loaded."
     ready = None
     for number in range(1, iterations + 1):
+        if guard and guard.course.kinds == ():  # nothing is left to dream
+            break
         name = f"{folder}/{number:04d}"
         if run.place(name).exists():
             ready = run.place(name)
-            continue
-        if ready is not None:
-            state.load(ready)
-            ready = None
-        if isinstance(environment, DreamBatch):
-            environment.model.retrieve = state.buffer.demonstrations
-            environment.model.forget()
-        seed = derive_seed(run.seed, folder, number)
+        else:
+            if ready is not None:
+                state.load(ready)
+                ready = None
+            if isinstance(environment, DreamBatch):
+                environment.model.retrieve = state.buffer.demonstrations
+                environment.model.forget()
+            seed = derive_seed(run.seed, folder, number)
 
-        def make(path: Path) -> None:
-            watch = lambda what, done, total: run.progress(f"{folder} {number}/{iterations}: {what}", done, total)  # noqa: E731
-            write_iteration(path, state, run_iteration(state, environment, pick(state, seed), run.scale, seed, watch))
+            def make(path: Path) -> None:
+                watch = lambda what, *rest: run.progress(f"{folder} {number}/{iterations}: {what}", *rest)  # noqa: E731
+                write_iteration(path, state, run_iteration(state, environment, pick(state, seed), run.scale, seed, watch))
 
-        run.build(name, make)
+            run.build(name, make)
+        ready = guard.after(number, ready) if guard else ready
 
 # %% ../nbs/24_training_loop.ipynb #f6d06b99
 def _last_folder(run: Run, folder: str) -> Path:
@@ -264,21 +370,38 @@ def _gate_warnings(gate: dict) -> list[str]:
     return found
 
 
+def kept_agent(run: Run) -> Path:  # folder of an adapter
+    "With what training in the dream has ended: the agent of its last iteration, or the one that its gates have kept."
+    return _checkpoint(run, read_json(run.place("iterations/kept.json"), {}).get("kept", run.scale.iterations)) / "agent"
+
+# %% ../nbs/24_training_loop.ipynb #25e077e3
+def _dreamed_training(run: Run) -> None:
+    "All iterations of a training in the dream, and what its gates have kept."
+    def pick(state: LoopState, seed: int) -> list[Task]:
+        return mix_tasks(guard.allowed(starts), guard.allowed(state.invented), sizes.tasks_per_iteration,
+                         sizes.synthetic_share, seed, state.values, sizes.smallest_value)
+
+    (model, buffer), sizes, starts = simulator_of(run), run.scale, start_tasks(run)
+    state = first_state(run, buffer)
+    guard = Guard(run, state, model)
+    _train(run, "iterations", state, DreamBatch(model, sizes.maximum_steps), pick, sizes.iterations, guard)
+    if sizes.trusted_types or sizes.gate_every:
+        row = guard.course._asdict() | {"kept": guard.kept, "iterations": len(run.iterations())}
+        run.build("iterations/kept.json", lambda path: atomic_write_json(path, row))
+
+
 def dream_training(run: Run) -> Path:  # folder of the trained adapter
     "DreamGym: every step of reinforcement learning is imagined. Resumes after the last finished iteration."
     for warning in _gate_warnings(first_gate(run)):
         warnings.warn(warning, stacklevel=2)
-
-    def pick(state: LoopState, seed: int) -> list[Task]:
-        sizes = run.scale
-        return mix_tasks(starts, state.invented, sizes.tasks_per_iteration, sizes.synthetic_share, seed, state.values,
-                         sizes.smallest_value)
-
-    if not (folder := _last_folder(run, "iterations")).exists():
-        model, buffer = simulator_of(run)
-        environment, starts = DreamBatch(model, run.scale.maximum_steps), start_tasks(run)
-        _train(run, "iterations", first_state(run, buffer), environment, pick, run.scale.iterations)
-    return folder
+    guarded, ending = run.scale.trusted_types or run.scale.gate_every or run.scale.keep_best, run.place("iterations/kept.json")
+    if not (ending if guarded else kept_agent(run)).exists():
+        _dreamed_training(run)
+    if guarded and (found := read_json(ending, {})).get("kinds") == []:
+        warnings.warn("In no task type do dreamed and real success agree, so training in the dream ended after "
+                      f"{found['iterations']} of {run.scale.iterations} iterations; the agent is the one that was kept "
+                      "until then. A truer dream, or more development tasks, can change that.", stacklevel=2)
+    return kept_agent(run)
 
 # %% ../nbs/24_training_loop.ipynb #f6d06b9a
 def real_training(run: Run) -> Path:  # folder of the trained adapter
