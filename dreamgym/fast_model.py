@@ -499,8 +499,18 @@ def _by_row(x: torch.Tensor, trees: int, length: int) -> torch.Tensor:
     return x.view(trees, len(x) // trees, length, -1, x.shape[-1]).transpose(1, 2)
 
 # %% ../nbs/08_fast_model.ipynb #b10c0a13
+def _look(query, key, mask) -> torch.Tensor:
+    "Softmax of scaled scores: (trees · key heads, length · group, length)."
+    (trees, _, length, _), rows = mask.shape, query.shape[1]
+    weights = mask.new_empty(trees, len(query) // trees, length, rows // length, length).copy_(mask[:, :, :, None])
+    weights = weights.view(len(query), rows, length).baddbmm_(query, key.transpose(1, 2), alpha=key.shape[-1]**-0.5)
+    return torch.softmax(weights, -1, out=weights)
+
+
 class _TreeAttention(torch.autograd.Function):
-    "From queries, keys and values side by side to attended rows. Kept: these, turned, and the softmax."
+    "From queries, keys and values side by side to attended rows. Kept: these, turned, and a softmax that is not too large."
+
+    largest = 2**24  # weights that a block keeps; more are computed again, or thirty blocks would fill the memory
 
     @staticmethod
     def forward(context, projected, cosine, sine, mask, key_heads):
@@ -508,23 +518,21 @@ class _TreeAttention(torch.autograd.Function):
         heads = projected.view(trees, length, -1, size)
         counts = context.counts = heads.shape[2] - 2 * key_heads, key_heads, key_heads
         turned = _rotate_(heads[:, :, :-key_heads].clone(), cosine, sine)
-        parts = *turned.split(counts[:2], 2), heads[:, :, -key_heads:]
-        query, key, value = (_by_key(part, key_heads) for part in parts)
-        weights = mask.new_empty(trees, key_heads, length, counts[0] // key_heads, length).copy_(mask[:, :, :, None])
-        weights = weights.view(len(key), -1, length).baddbmm_(query, key.transpose(1, 2), alpha=size**-0.5)
-        torch.softmax(weights, -1, out=weights)
-        context.save_for_backward(cosine, sine, query, key, value, weights)
+        query, key, value = (_by_key(part, key_heads) for part in (*turned.split(counts[:2], 2), heads[:, :, -key_heads:]))
+        weights = _look(query, key, mask)
+        last = (weights, None) if weights.numel() <= _TreeAttention.largest else (None, mask)
+        context.save_for_backward(cosine, sine, query, key, value, *last)
         return _by_row(torch.bmm(weights, value), trees, length).reshape(trees * length, -1)
 
     @staticmethod
     def backward(context, gradient):
-        cosine, sine, query, key, value, weights = context.saved_tensors
+        cosine, sine, query, key, value, weights, mask = context.saved_tensors
+        weights = _look(query, key, mask) if weights is None else weights
         (trees, length), size, key_heads = cosine.shape[:2], cosine.shape[-1], context.counts[1]
         gradient = _by_key(gradient.view(trees, length, -1, size), key_heads)
         change = torch.bmm(gradient, value.transpose(1, 2))
         torch.ops.aten._softmax_backward_data.out(change, weights, -1, change.dtype, grad_input=change)
-        parts = (torch.bmm(change, key), torch.bmm(change.transpose(1, 2), query),
-                 torch.bmm(weights.transpose(1, 2), gradient))
+        parts = torch.bmm(change, key), torch.bmm(change.transpose(1, 2), query), torch.bmm(weights.transpose(1, 2), gradient)
         output = gradient.new_empty(trees, length, sum(context.counts), size)
         for place, part in zip(output.split(context.counts, 2), parts, strict=True):
             place.unflatten(2, (key_heads, -1)).copy_(_by_row(part, trees, length))

@@ -450,6 +450,25 @@ def test_tree_attention_by_hand(heads, key_heads):
     assert torch.autograd.gradcheck(ours, projected)
 
 
+def test_a_long_page_is_looked_at_twice_instead_of_kept(monkeypatch):
+    trees, length, size, heads, key_heads = 1, 7, 6, 4, 2
+    cosine, sine = angles(trees, length, size)
+    mask = torch.zeros(trees, 1, length, length, dtype=torch.double)
+    weights = trees * heads * length * length
+    found, kept = [], []
+    for most in (weights, weights - 1):
+        monkeypatch.setattr(module._TreeAttention, "largest", most)
+        projected = double(trees * length, (heads + 2 * key_heads) * size)
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):  # noqa: B023
+            output = module._TreeAttention.apply(projected, cosine, signed(sine), mask, key_heads)
+        output.sin().sum().backward()
+        found.append(projected.grad)
+        kept.append(weights in sizes)
+    assert kept == [True, False]
+    assert torch.equal(*found), "the same sums, in the same order"
+
+
 def test_the_gated_perceptron_by_hand():
     both = double(5, 12)
     torch.testing.assert_close(module._Gated.apply(both), F.silu(both[:, :6]) * both[:, 6:])
