@@ -1155,6 +1155,18 @@ def possible_p(first, second, tasks):
 '''),
     ("ex_41_reproduction", "at most the second fails one", changed("ex_41_reproduction", "possible_p",
         ("max(0, first + second - tasks)", "0"))),
+    ("ex_42_theory", "the end is a state, too", changed("ex_42_theory", "total_variation", ("abs(moved.sum())", "0"))),
+    ("ex_42_theory", "half of 0.2 + 0 + 0.2", changed("ex_42_theory", "total_variation", (" / 2", ""))),
+    ("ex_42_theory", "the second step, which pays, is dreamed", changed("ex_42_theory", "partly_dreamed",
+        ("step < lived else dream", "step >= steps - lived else dream"))),
+    ("ex_42_theory", "one step leads nowhere yet", changed("ex_42_theory", "partly_dreamed",
+        ("range(steps)", "range(steps + 1)"))),
+    ("ex_42_theory", "after the last step nothing comes", changed("ex_42_theory", "own_steps_bound",
+        (" * (step < steps - 1)", ""))),
+    ("ex_42_theory", "the second step pays 0.6 instead of 1", changed("ex_42_theory", "own_steps_bound",
+        ("(taken * rewards).sum()", "rewards.max()"))),
+    ("ex_42_theory", "only half of the real episodes", changed("ex_42_theory", "own_steps_bound",
+        ('taken, real[1])', "taken, real[1] / real[1].sum(2, keepdims=True).clip(1e-9))"))),
     ("ex_43_failure_gallery", "who always says failure", r'''
 def ceiling(traces, outcomes):
     return sum(("not complete" not in trace) == outcome for trace, outcome in zip(traces, outcomes)) / len(traces)

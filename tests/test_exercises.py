@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "nbs" / "exercises"
 NOTEBOOKS = sorted(FOLDER.glob("ex_*.ipynb"))
 CHAPTERS = [*"00 01 02 03 04 05 06 07 08 09 10 11 12 13 20 21 22 23 24 25".split(),
-            *"30 31 32 33 34 35 36 40 41 43 80 90 91 92 93".split()]
+            *"30 31 32 33 34 35 36 40 41 42 43 80 90 91 92 93".split()]
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
