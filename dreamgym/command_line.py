@@ -564,8 +564,7 @@ def _dream_task(run: Run, kind: str, seed: int):
     from dreamgym.environments import start_tasks
     from dreamgym.runs import derive_seed
 
-    every = start_tasks(run)
-    tasks = [task for task in every if kind in ("", task.kind)]
+    tasks = [task for task in (every := start_tasks(run)) if kind in ("", task.kind)]
     if not tasks:
         raise DreamgymError(f"The task type {kind!r} is not in this run; choose one of "
                             f"{', '.join(dict.fromkeys(task.kind for task in every))}.")
@@ -581,7 +580,7 @@ def dream(
 ) -> None:
     "Play an episode inside the experience model."
     opened = _existing_run(run, suite)
-    needed = (*["experience_model"] * (opened.scale.simulator == "model"), "buffer", "starts.jsonl")
+    needed = ["experience_model"] * (opened.scale.simulator == "model") + ["buffer", "starts.jsonl"]
     missing = [name for name in needed if not (opened.path / name).exists()]
     if missing:
         raise DreamgymError(f"The run directory {opened.path.name} has no {missing[0]} yet; run `dreamgym reproduce "
