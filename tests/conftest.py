@@ -12,6 +12,11 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
+
+# a busy machine must not fail a test: no example has a deadline
+settings.register_profile("patient", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -19,9 +24,15 @@ CHAT_TEMPLATE = (
 )
 
 
-def pytest_collection_finish():
-    "What the tests have imported stays: no collection of garbage, two a stage, need walk through it."
+def keep_what_is_there() -> None:
+    "What has been imported stays: no later collection of garbage, two a stage, need walk through it."
+    gc.collect()
     gc.freeze()
+
+
+def pytest_collection_finish():
+    "After the imports of the test files."
+    keep_what_is_there()
 
 
 class ScriptedModel:
@@ -53,6 +64,12 @@ class ScriptedModel:
 def pytest_collection_modifyitems(items):
     "Fast tests first, then those with a browser, then the slow ones; otherwise the order of the files."
     items.sort(key=lambda item: 2 * bool(item.get_closest_marker("slow")) + bool(item.get_closest_marker("browser")))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def imports_of_other_files():
+    "What the files before have imported while they ran."
+    keep_what_is_there()
 
 
 @pytest.fixture(autouse=True)
@@ -147,6 +164,7 @@ def tiny_model_folder(tiny_tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny-model")
     tiny_llama(tiny_tokenizer).save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
+    keep_what_is_there()  # the library has imported the model's own files
     return folder
 
 

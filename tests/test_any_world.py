@@ -1,11 +1,10 @@
 "The method in worlds of which it knows nothing: free text, tool calls, a browser's functions, recordings alone, a world that dies."
 
+import gc
 import json
-import os
+import multiprocessing
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from random import Random
@@ -23,7 +22,6 @@ from dreamgym.sim_to_real import sim_to_real
 from dreamgym.suites.own import OwnSuite, RecordedSuite
 from dreamgym.trajectories import DreamgymError, read_json, read_trajectories, write_trajectories
 
-TESTS = Path(__file__).parent
 TINY = dict(lora_rank=2, warm_start_epochs=1, imitation_epochs=1, experience_token_budget=3000, judgement_examples=2,
             variation_examples=2, log_episodes=1, iterations=2, tasks_per_iteration=2, group_size=2, test_per_kind=3,
             development_per_kind=2, quality_steps=4, transfer_share=2.0, transfer_group_size=2, random_actions=0.3,
@@ -82,26 +80,30 @@ cafe = OwnSuite(Cafe, tasks=20, name="test_any_world:cafe", oracle=waiter, rando
 
 # ---------------------------------------------------------------- killed between stages
 
-CHILD = """
-import gc, sys
-sys.path.insert(0, sys.argv[1])
-import test_any_world as world
-world.experience_model.Embedder = world.replay_buffer.Embedder = world.WordEmbedder
-gc.freeze()
-world.run_method("test_any_world:cafe", run=sys.argv[3], **world.TINY, model=sys.argv[2])
-"""
+def one_run(model: Path, folder: Path) -> Run:
+    "The method in the café, named as any process can find it."
+    return run_method("test_any_world:cafe", run=str(folder), **TINY, model=str(model))
 
 
-def run_elsewhere(model: Path, folder: Path, mark: str = "") -> None:
-    "The method in a process of its own; it is killed as soon as a stage of that name is there."
-    command = [sys.executable, "-c", CHILD, TESTS, model, folder]
-    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    while mark and child.poll() is None and not (folder / mark).exists():
+def alone(work, *arguments) -> None:
+    "What a process of its own does first."
+    gc.freeze()  # what it has imported stays
+    torch.set_num_threads(1)
+    experience_model.Embedder = replay_buffer.Embedder = WordEmbedder
+    work(*arguments)
+
+
+def run_until(mark: Path, work, *arguments) -> None:
+    "Work in a process of its own, which is killed as soon as that file is there. The libraries are loaded once for all."
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["dreamgym.experiments", "dreamgym.fast_model", "dreamgym.suites.own", "faiss", "pytest"])
+    child = context.Process(target=alone, args=(work, *arguments))
+    child.start()
+    while child.is_alive() and not mark.exists():
         time.sleep(0.02)
-    if mark:
-        child.kill()
-    told = child.communicate(timeout=300)[1]
-    assert child.returncode == (-signal.SIGKILL if mark else 0), told[-3000:]
+    child.kill()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL, "it ended before"
 
 
 def numbers_of(folder: Path) -> dict:
@@ -116,12 +118,13 @@ def test_a_killed_run_ends_with_the_numbers_of_an_unbroken_one(tiny_model_folder
     "In a world of free text; it is killed after the logs and after the first update."
     once, again = tmp_path / "once", tmp_path / "again"
     sizes = TINY | {"model": str(tiny_model_folder)}
+    for mark in ("offline.jsonl", "iterations/0001"):
+        run_until(again / mark, one_run, tiny_model_folder, again)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in the other process
+    torch.set_num_threads(1)  # as in the other processes
+    one_run(tiny_model_folder, again)
     run = run_method(cafe, run=str(once), **sizes)
     torch.set_num_threads(threads)
-    for mark in ("offline.jsonl", "iterations/0001", ""):
-        run_elsewhere(tiny_model_folder, again, mark)
     assert numbers_of(again) == numbers_of(once)
     table = results_of(run)
     assert list(table.index) == ["warm_start", "imitation", "dream", "sim_to_real"]

@@ -392,7 +392,7 @@ def test_other_faults_are_not_hidden_by_the_fallback(episode):
 def test_the_order_stays_when_several_are_asked(sample):
     class Slow(TeacherAnnotator):
         parallel = 4
-        waiting = threading.Barrier(4, timeout=20)
+        waiting = threading.Barrier(4, timeout=120)
 
         def write(self, messages, attempt):
             self.waiting.wait()  # four at once, or a broken barrier
@@ -449,7 +449,7 @@ def test_a_fault_stops_the_others_while_a_slow_one_is_under_way(sample):
 
         def write(self, messages, attempt):
             if messages == question(some[0]):
-                self.failed.wait(20)
+                self.failed.wait(120)
                 threading.Event().wait(0.2)  # time in which the others could ask all the rest
             elif messages == question(some[1]):
                 self.failed.set()
@@ -559,7 +559,7 @@ class Handler(BaseHTTPRequestHandler):
             self.server.heard.append((self.path, {name.lower(): value for name, value in self.headers.items()}, body))
             answer = self.server.script.pop(0) if self.server.script else (418, "the script is over", {})
         if answer == "hang":
-            self.server.ended.wait(20)
+            self.server.ended.wait(120)
             self.close_connection = True
             return
         status, text, headers = answer
@@ -588,7 +588,7 @@ def serving():
         server.ended.set()
         server.shutdown()
         server.server_close()
-        thread.join(10)
+        thread.join(120)
         assert not thread.is_alive()
 
 
@@ -709,7 +709,7 @@ def test_a_failing_server_is_asked_again(server, endpoint, episode, status):
 ])
 def test_a_server_that_is_no_teacher(server, endpoint, episode, answer, what, calls):
     server.script = [answer] * 4
-    teacher = endpoint(retries=1, timeout=1.0 if answer == "hang" else 20, fallback=True)
+    teacher = endpoint(retries=1, timeout=2.0 if answer == "hang" else 120, fallback=True)
     with pytest.raises(TeacherError) as caught:
         teacher.annotate(episode)
     message = str(caught.value)
@@ -770,7 +770,7 @@ def test_what_counts_as_this_machine(host, local):
 
 def test_a_server_that_hangs_once(server, endpoint, episode):
     server.script = ["hang", good(episode)]
-    assert endpoint(retries=1, timeout=1.0).annotate(episode) == DIFFERENCE.annotate(episode)
+    assert endpoint(retries=1, timeout=2.0).annotate(episode) == DIFFERENCE.annotate(episode)
 
 
 def test_unreadable_content_is_counted_and_asked_again(server, endpoint, episode, sample):

@@ -3,18 +3,13 @@
 import csv
 import gzip
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 
-from test_any_world import TINY, WordEmbedder, cafe
+from test_any_world import TINY, WordEmbedder, cafe, run_until
 
 from dreamgym import experience_model, replay_buffer
 from dreamgym.evaluation import page_digest
@@ -39,7 +34,6 @@ from dreamgym.runs import Run, Scale
 from dreamgym.sim_to_real import read_rows, real_budget
 from dreamgym.trajectories import DreamgymError, read_json, read_trajectories
 
-TESTS = Path(__file__).parent
 CHOSEN = ("warm_start", "dpo_from_imitation", "no_retrieval", "no_curriculum", "no_doubt", "dream_from_imitation",
           "sim_to_real_from_imitation", "real_few", "dream_imitation", "dream_from_imitation+minibatches=3+kl_guard=true",
           "real_from_imitation", "rules_only")
@@ -96,29 +90,22 @@ def test_a_variant_differs_in_what_it_says(played):
     assert max(steps) <= 3
 
 
-CHILD = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import test_experiments as here
-here.experience_model.Embedder = here.replay_buffer.Embedder = here.WordEmbedder
-run = here.open_experiment("test_any_world:cafe", run=sys.argv[3], **here.SMALL, model=sys.argv[2])
-here.run_variants(run, sys.argv[4].split(","))
-"""
+def some_variants(model: Path, folder: Path, names: list[str]) -> Run:
+    "An experiment in the café, named as any process can find it."
+    run = open_experiment("test_any_world:cafe", run=str(folder), **SMALL, model=str(model))
+    run_variants(run, names)
+    return run
 
 
 def test_a_killed_experiment_in_another_order_ends_with_the_same_numbers(played, tiny_model_folder, tmp_path):
     "The variant that is asked first builds the shared stages, and it is killed in between."
     names = ["sim_to_real_from_imitation", "no_retrieval", "dpo_from_imitation", "warm_start"]
-    command = [sys.executable, "-c", CHILD, TESTS, tiny_model_folder, tmp_path / "run", ",".join(names)]
-    for mark in ("variants/dream_from_imitation/iterations/0001", "variants/no_retrieval/experience_model", ""):
-        child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-        while mark and child.poll() is None and not (tmp_path / "run" / mark).exists():
-            time.sleep(0.02)
-        if mark:
-            child.kill()
-        told = child.communicate(timeout=600)[1]
-        assert child.returncode == (-signal.SIGKILL if mark else 0), told[-3000:]
-    again = Run(tmp_path / "run", None, 0)
+    for mark in ("variants/dream_from_imitation/iterations/0001", "variants/no_retrieval/experience_model"):
+        run_until(tmp_path / "run" / mark, some_variants, tiny_model_folder, tmp_path / "run", names)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the other processes
+    again = some_variants(tiny_model_folder, tmp_path / "run", names)
+    torch.set_num_threads(threads)
     drop = lambda row: {key: value for key, value in row.items() if key != "commit"}  # noqa: E731
     for name in names:
         assert drop(again.evaluations()[name]) == drop(played.evaluations()[name]), name

@@ -661,7 +661,7 @@ def test_sampling_and_learning_with_the_real_model_in_bf16(real_model):
 
     With the sums in fp64 they agree to 1e-3, and so do trees, padded batches and any other cut into batches.
     """
-    prompts = [real_model.encode(prompt) for prompt, _ in recorded_texts()[:60:6] for _ in range(2)]
+    prompts = [real_model.encode(prompt) for prompt, _ in recorded_texts()[:60:15] for _ in range(2)]
     sampled, learned, _ = sampled_and_learned(real_model, prompts, 8)
     assert abs(sampled - learned).mean() < 0.1 and abs(sampled - learned).max() < 1.0
     real_model.network.set_attn_implementation("dreamgym_exact")
@@ -670,7 +670,7 @@ def test_sampling_and_learning_with_the_real_model_in_bf16(real_model):
         assert abs(sampled - learned).max() < 1e-3
         with torch.inference_mode():
             assert abs(torch.cat(real_model.plain_scores(examples)) - learned).max() < 1e-3
-        parts = [score for part in (examples[:5], examples[5:]) for score in real_model.log_probabilities(part)]
+        parts = [score for part in (examples[:3], examples[3:]) for score in real_model.log_probabilities(part)]
         assert abs(torch.cat(parts) - learned).max() < 1e-3
     finally:
         real_model.network.set_attn_implementation("dreamgym_matmul")
@@ -757,21 +757,19 @@ def loops(prompt_count: int = 9) -> list[list[int]]:
     return [word * (2 + size % 3) for size, word in enumerate(words)]
 
 
-@pytest.mark.parametrize("ahead", [1, 2, 4, 9])
 @pytest.mark.parametrize("temperature", [0, 0.3, 1.0])
-def test_guessing_changes_no_answer(tiny, temperature, ahead):
+def test_guessing_changes_no_answer(tiny, temperature):
     "Also with templates that are right, templates that are wrong, and sequences that end."
     prompts = loops() + sampling_prompts()
     stop = tuple(range(0, 256, 23))
-    _, simple = both_ways(tiny, prompts, 30, temperature, stop)
-    tiny.ahead = ahead
+    _, simple = both_ways(tiny, prompts, 20, temperature, stop)
     told = [s.tokens for s in simple if len(s.tokens) > 2]
-    for templates in ([], told, [t[:-1] + [7] for t in told], [list(range(1, 200))]):
-        tiny.templates = templates
-        for fast, slow in zip(tiny.sample(prompts, 30, temperature, 3, stop, 11), simple, strict=True):
+    kinds = [], told, [t[:-1] + [7] for t in told], [list(range(1, 200))]
+    for tiny.ahead, tiny.templates in [(ahead, templates) for ahead in (1, 2, 4, 9) for templates in kinds]:
+        for fast, slow in zip(tiny.sample(prompts, 20, temperature, 3, stop, 11), simple, strict=True):
             assert fast.tokens == slow.tokens
             assert fast.log_probabilities == pytest.approx(slow.log_probabilities, abs=1e-5)
-            assert len(fast.tokens) == len(fast.log_probabilities) <= 30
+            assert len(fast.tokens) == len(fast.log_probabilities) <= 20
 
 
 def passes(model, prompts, monkeypatch) -> tuple[int, list[list[int]]]:

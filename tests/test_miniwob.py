@@ -509,14 +509,14 @@ def test_a_stopped_browser_is_replaced_and_its_episode_repeated(which, monkeypat
         task = environment.reset_batch([make_task("login-user", 1)])[0]
         page, driver = task.start_state, environment.browsers[0].driver
         group = driver.service.process.pid
-        be_impatient(driver)  # with this browser only: the one that replaces it may start on a busy machine
         for step in range(3):
             if step == 1:
+                be_impatient(driver)  # with a browser that never answers, and no other: a busy machine may be slow
                 stop = os.killpg if which == "all" else os.kill
                 stop(driver.capabilities["goog:processID"] if which == "chrome" else group, signal.SIGSTOP)
             start = time.monotonic()
             result = environment.step_batch([oracle_action(task.kind, task.goal, page)])[0]
-            assert time.monotonic() - start < 60  # selenium itself waits for two minutes
+            assert time.monotonic() - start < 110  # selenium itself waits for two minutes
             page = result[0]
         assert result[:3] == (END_STATE, 1.0, True)
         assert (environment.transitions, environment.browsers[0].starts, environment.differences) == (3, 2, [])
@@ -532,7 +532,7 @@ def test_a_stopped_browser_can_be_quit(which, monkeypatch):
     os.kill(driver.capabilities["goog:processID"] if which == "chrome" else group, signal.SIGSTOP)
     start = time.monotonic()
     quit_chrome(driver)
-    assert time.monotonic() - start < 60 and not os.path.exists(driver.profile)
+    assert time.monotonic() - start < 110 and not os.path.exists(driver.profile)
     assert not living(group)
 
 
@@ -561,7 +561,7 @@ def test_a_browser_needs_no_proxy_and_no_short_folder_and_leaves_nothing(monkeyp
         start = time.monotonic()
     finally:
         browser.close()
-    assert time.monotonic() - start < 60 and list(folder.iterdir()) == []
+    assert time.monotonic() - start < 110 and list(folder.iterdir()) == []
     assert all(os.environ[name] == "http://127.0.0.1:9" for name in PROXIES), "the user's own variables stay"
 
 
@@ -585,7 +585,7 @@ def test_no_browser_outlives_its_python(tmp_path):
                 pass
         return found
 
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while (alive() or os.path.exists(profile)) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert alive() == [] and not os.path.exists(profile)

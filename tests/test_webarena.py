@@ -511,20 +511,22 @@ def test_the_evaluators_know_right_from_wrong_in_hundreds_of_packaged_tasks():
     right = [task for task in plain if score_answer(task, *crafted(task), ADDRESSES) == (True, "")]
     assert len(plain) > 600 and len(right) > 570
     assert Counter(task["eval"][0]["expected"]["task_type"].upper() for task in right).keys() == {"RETRIEVE", "MUTATE", "NAVIGATE"}
-    tried = 0
-    for task in right:
+    tried = Counter()
+    for number, task in enumerate(right):  # each kind of mistake in turn: the evaluators take their time
         answer, trace = crafted(task)
         other = "MUTATE" if answer["task_type"] == "RETRIEVE" else "RETRIEVE"
-        wrong = [(None, trace), (answer | dict(status="UNKNOWN_ERROR"), trace), (answer | dict(task_type=other), trace)]
+        wrong = {"silent": (None, trace), "status": (answer | dict(status="UNKNOWN_ERROR"), trace),
+                 "type": (answer | dict(task_type=other), trace)}
         if answer["retrieved_data"]:
-            wrong += [(answer | dict(retrieved_data=[*answer["retrieved_data"], "more"]), trace), (answer | dict(retrieved_data=None), trace)]
+            wrong["more"] = (answer | dict(retrieved_data=[*answer["retrieved_data"], "more"]), trace)
+            wrong["nothing"] = (answer | dict(retrieved_data=None), trace)
         if trace:
             moved = [entry | dict(request=entry["request"] | dict(url=entry["request"]["url"].partition("?")[0] + "/elsewhere")) for entry in trace]
-            wrong += [(answer, []), (answer, moved)]
-        for attempt in wrong:
-            assert not score_answer(task, *attempt, ADDRESSES)[0], (task["task_id"], attempt)
-            tried += 1
-    assert tried > 2000
+            wrong |= {"unsent": (answer, []), "elsewhere": (answer, moved)}
+        mistake = list(wrong)[number % len(wrong)]
+        assert not score_answer(task, *wrong[mistake], ADDRESSES)[0], (task["task_id"], mistake, wrong[mistake])
+        tried[mistake] += 1
+    assert len(tried) == 7 and min(tried.values()) > 50, tried
 
 
 def test_what_an_agent_says_cannot_break_the_score():
@@ -759,7 +761,7 @@ TASKS = {f"page/{name}": web_task(f"__SHOPPING__/{name}", data=[24.0], schema=NU
 @pytest.fixture(scope="module")
 def shared(servers):
     "One environment for all tests that leave it whole."
-    environment = WebEnvironment(TinySite(servers[0].url), TASKS, 6, patience=15.0)
+    environment = WebEnvironment(TinySite(servers[0].url), TASKS, 6, patience=60.0)
     yield environment
     environment.close()
     assert environment.site.closed
@@ -928,7 +930,7 @@ def test_what_cannot_be_clicked_changes_nothing_and_is_told(world):
 @pytest.mark.parametrize(("name", "says"), [("broken", "status 500"), ("nowhere", "status 404"), ("slow", "could not open|seconds"),
                                             ("account", "log-in")])
 def test_a_start_page_that_fails_is_the_sites_fault_and_the_next_one_works(world, name, says):
-    world.patience, before = (1.5 if name == "slow" else 15.0), world.patience
+    world.patience, before = (1.5 if name == "slow" else world.patience), world.patience
     try:
         with pytest.raises(SiteFailed, match=says):
             start(world, name)
@@ -956,7 +958,7 @@ def test_a_page_that_fails_later_is_the_sites_fault_too(world, name, says):
 def test_a_page_that_hangs_costs_its_episode_only(servers):
     world = WebEnvironment(TinySite(servers[0].url), TASKS, 6)
     try:
-        state, world.limit = start(world, "busy"), 4.0
+        state, world.limit = start(world, "busy"), 2.0
         with pytest.raises(SiteFailed):
             touch(world, state, "Hang")
             world.step("noop()")
@@ -1034,7 +1036,7 @@ def test_a_killed_browser_is_replaced(servers):
         assert start(world, "home").startswith("Page: / - Shop")
     finally:
         world.close()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while processes_with(mark) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert processes_with(mark) == []
@@ -1056,8 +1058,8 @@ def test_no_browser_outlives_its_python(servers, tmp_path):
     mark = child.stdout.readline().strip()
     assert mark.startswith("--dreamgym-web=") and len(processes_with(mark)) >= 2
     child.kill()
-    child.wait(10)
-    deadline = time.monotonic() + 30
+    child.wait(120)
+    deadline = time.monotonic() + 120
     while processes_with(mark) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert processes_with(mark) == []
@@ -1101,22 +1103,23 @@ def test_a_stand_in_for_webarena_plays_the_log_in_and_an_episode(servers, monkey
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize(("site", "base", "form"), [("shopping_admin", "/admin", "/admin"), ("reddit", "", "/login"),
-                                                    ("gitlab", "", "/users/sign_in")])
-def test_stand_ins_play_the_other_log_ins(site, base, form, servers, monkeypatch):
+def test_stand_ins_play_the_other_log_ins(servers, monkeypatch):
+    places = {"shopping_admin": ("/admin", "/admin"), "reddit": ("", "/login"), "gitlab": ("", "/users/sign_in")}
     for name in WEBARENA_VARIABLES:
-        monkeypatch.setenv(name, servers[0].url + base if name == f"WA_{site.upper()}" else "todo")
-    servers[0].seen.clear()
-    place = f"__{site.upper()}__"
-    task = web_task(place, kind="navigate", events=[]) | {"sites": [site], "start_urls": [f"{place}/"]}
-    world = WebEnvironment(WebArenaSite(), {"page/home": task}, 5)
+        site = name.removeprefix("WA_").lower()
+        monkeypatch.setenv(name, servers[0].url + places[site][0] if site in places else "todo")
+    tasks = {f"page/{site}": web_task(f"__{site.upper()}__", kind="navigate", events=[]) | {
+        "sites": [site], "start_urls": [f"__{site.upper()}__/"]} for site in places}
+    monkeypatch.setitem(PAGES, "/admin/", HOME)
+    world = WebEnvironment(WebArenaSite(), tasks, 5)
     try:
-        monkeypatch.setitem(PAGES, f"{base}/", HOME)
-        assert "Desk lamp" in start(world, "home")
-        assert [fields for kind, path, fields in servers[0].seen if kind == "POST" and path == form] == [LOGINS[form][0]]
-        monkeypatch.setitem(webarena._ACCOUNTS, site, (*webarena._ACCOUNTS[site][:5], "wrong"))
-        with pytest.raises(SiteFailed, match="refuses the account"):
-            start(world, "home")
+        for site, (_, form) in places.items():
+            servers[0].seen.clear()
+            assert "Desk lamp" in start(world, site)
+            assert [fields for kind, path, fields in servers[0].seen if kind == "POST" and path == form] == [LOGINS[form][0]]
+            monkeypatch.setitem(webarena._ACCOUNTS, site, (*webarena._ACCOUNTS[site][:5], "wrong"))
+            with pytest.raises(SiteFailed, match="refuses the account"):
+                start(world, site)
     finally:
         world.close()
 

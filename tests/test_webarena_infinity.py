@@ -188,7 +188,7 @@ def open_page(site, **settings):
     assert fetch(site.address, "/api/state", "PUT", state)[0] == 200
 
 
-def comes_true(condition, seconds=60):
+def comes_true(condition, seconds=120):
     "Whether it does, some time."
     end = time.monotonic() + seconds
     while time.monotonic() < end:
