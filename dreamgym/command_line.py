@@ -37,7 +37,9 @@ from dreamgym.machine import (
 from dreamgym.notebook_runner import (
     chapter_paths, choose_chapters, clock, gentle_end, is_done, progress_note, reproducing, run_chapters,
 )
-from .runs import DEFAULT_SUITE, Run, Scale, load_suite, notebooks_folder, runs_folder, switched_on, user_path
+from dreamgym.runs import (
+    DEFAULT_SUITE, Run, Scale, derive_seed, load_suite, notebooks_folder, runs_folder, switched_on, user_path,
+)
 from .trajectories import DreamgymError, atomic_write_json
 
 # %% ../nbs/93_command_line.ipynb #2e6a9a17
@@ -562,9 +564,9 @@ def _existing_run(run: str, suite: str = ""):
 def _dream_task(run: Run, kind: str, seed: int):
     "A first page to dream from: of the run's own start tasks."
     from dreamgym.environments import start_tasks
-    from dreamgym.runs import derive_seed
 
-    tasks = [task for task in (every := start_tasks(run)) if kind in ("", task.kind)]
+    every = start_tasks(run)
+    tasks = [task for task in every if kind in ("", task.kind)]
     if not tasks:
         raise DreamgymError(f"The task type {kind!r} is not in this run; choose one of "
                             f"{', '.join(dict.fromkeys(task.kind for task in every))}.")
