@@ -246,7 +246,7 @@ def course_of(
     found = Course(trusted_kinds(gates[0]) if scale.trusted_types else None, 0, 0)
     for number in sorted(gates)[1:]:
         gate, best, before = gates[number], gates[found.best], found
-        if scale.keep_best and has_fallen(best["outcomes"], gate["outcomes"]):
+        if scale.keep_best and has_fallen(best["outcomes"], gate["outcomes"]):  # the best was lucky, too: a strict judge
             lost = {*before.undone, *range(before.best + 1, number + 1)}
             found = before._replace(kept=before.best, undone=tuple(sorted(lost)))
         else:
@@ -295,7 +295,7 @@ class Guard:
         return [task for task in tasks if self.course.kinds is None or task.kind in self.course.kinds]
 
     def after(self, number: int, ready: Path | None) -> Path | None:  # the stage to load before the next iteration, if any
-        "Repeat the gate after an iteration where it is due. What is not in memory is `ready` on disk."
+        "Repeat the gate where it is due; after the last iteration only to keep the best. `ready` is what memory lacks."
         self.kept, sizes = number, self.run.scale
         if not sizes.gate_every or not (sizes.keep_best if number == sizes.iterations else number % sizes.gate_every == 0):
             return ready
@@ -397,7 +397,8 @@ def dream_training(run: Run) -> Path:  # folder of the trained adapter
     guarded, ending = run.scale.trusted_types or run.scale.gate_every or run.scale.keep_best, run.place("iterations/kept.json")
     if not (ending if guarded else kept_agent(run)).exists():
         _dreamed_training(run)
-    if guarded and (found := read_json(ending, {})).get("kinds") == []:
+    found = read_json(ending, {})
+    if found.get("kinds") == [] and found["iterations"] < run.scale.iterations:
         warnings.warn("In no task type do dreamed and real success agree, so training in the dream ended after "
                       f"{found['iterations']} of {run.scale.iterations} iterations; the agent is the one that was kept "
                       "until then. A truer dream, or more development tasks, can change that.", stacklevel=2)

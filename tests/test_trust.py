@@ -1,7 +1,5 @@
 "Dream where it is true: types that the gate does not trust are never played, updates that lose are undone, every step counted."
 
-import json
-
 import pytest
 from test_any_world import TINY, WordEmbedder, cafe
 
@@ -10,7 +8,16 @@ from dreamgym import experience_model, replay_buffer
 from dreamgym.environments import BatchEnvironment, BatchOf, make_task
 from dreamgym.evaluation import measure_fidelity, trusted_kinds
 from dreamgym.experience_model import Imagined
-from dreamgym.experiments import VARIANTS, curve_rows, fidelity_rows, open_experiment, real_steps, result_rows, run_variants, variant_run
+from dreamgym.experiments import (
+    VARIANTS,
+    curve_rows,
+    fidelity_rows,
+    open_experiment,
+    real_steps,
+    result_rows,
+    run_variants,
+    variant_run,
+)
 from dreamgym.language_model import Example, Sample
 from dreamgym.pages import PageGrammar
 from dreamgym.replay_buffer import ReplayBuffer
@@ -21,11 +28,12 @@ from dreamgym.trajectories import END_STATE, DreamgymError, atomic_write_json, r
 
 KINDS, PAGE = ("folders", "tabs"), "[1] button 'a'\n[2] button 'b'"
 DEVELOPMENT = [make_task(kind, n) for kind in KINDS for n in range(16)]
-STARTS = [make_task(kind, 100 + n).model_copy(update={"goal": "Press a.", "start_state": PAGE}) for kind in KINDS for n in range(16)]
+STARTS = [make_task(kind, 100 + n).model_copy(update={"goal": "Press a.", "start_state": PAGE})
+          for kind in KINDS for n in range(16)]
 
 
 class Page:
-    "The first button is right; the second is wrong and takes a step more to say so."
+    "The first button is right, the second is wrong."
 
     maximum_steps = 3
 
@@ -67,7 +75,8 @@ class Dream:
         pass
 
     def imagine(self, queries):
-        return [Imagined("It ends.", END_STATE, float(q.action == "click 1" or q.task.kind in self.lies), True) for q in queries]
+        return [Imagined("It ends.", END_STATE, float(q.action == "click 1" or q.task.kind in self.lies), True)
+                for q in queries]
 
 
 class Skilled:
@@ -118,7 +127,8 @@ def trained(tmp_path, monkeypatch):
     World.starts = World.steps = 0
 
     def train(name="run", lies=(), skills=(8, 8), lessons=(2, -8), at=None, **sizes):
-        scale = Scale.named("quick", **{"iterations": 4, "tasks_per_iteration": 4, "group_size": 2, "synthetic_share": 0.0} | sizes)
+        usual = {"iterations": 4, "tasks_per_iteration": 4, "group_size": 2, "synthetic_share": 0.0}
+        scale = Scale.named("quick", **usual | sizes)
         run, dream, skills = Run.open(tmp_path / name, scale, 0), Dream(lies), dict(zip(KINDS, skills, strict=True))
 
         def first_gate(run):
@@ -222,8 +232,9 @@ def test_an_update_that_loses_is_undone(trained):
     kept = read_json(run.path / "iterations" / "kept.json")
     assert kept == {"kinds": None, "kept": 0, "best": 0, "undone": [1, 2, 3], "barred": [], "iterations": 3}
     assert adapter == run.path / "iterations" / "start" / "agent" and read_json(adapter / "skills.json")["tabs"] == 8
-    assert len(run.iterations()) == 3 and all(read_json(path / "agent" / "skills.json")["tabs"] == 0 for path in run.iterations())
-    assert [read_json(path / "learner.json")["updates"] for path in run.iterations()] == [1, 1, 1], "the optimiser goes back, too"
+    assert [read_json(path / "agent" / "skills.json")["tabs"] for path in run.iterations()] == [0, 0, 0], "they stay readable"
+    updates = [read_json(path / "learner.json")["updates"] for path in run.iterations()]
+    assert updates == [1, 1, 1], "the optimiser goes back, too"
 
 
 def test_trust_ends_a_loss(trained):
@@ -238,7 +249,8 @@ def test_trust_ends_a_loss(trained):
 
 def test_real_steps_of_all_gates_are_counted_and_told(trained, tmp_path):
     run, _, _ = trained(lies=("tabs",), skills=(8, 15), lessons=(2, -12), gate_every=1, trusted_types=True, keep_best=True)
-    gates = [read_json(path) for path in [run.path / "gate.json", *sorted((run.path / "iterations").glob("*/gate.json"))]]
+    during = sorted((run.path / "iterations").glob("*/gate.json"))
+    gates = [read_json(path) for path in [run.path / "gate.json", *during]]
     assert len(gates) == 5 and World.steps == sum(gate["transitions"] for gate in gates) == 5 * 32
     assert real_steps(run, VARIANTS["dream_trusted"])["gate"] == World.steps
     rows = {row["when"]: row for row in fidelity_rows(run)}
@@ -252,7 +264,8 @@ def test_real_steps_of_all_gates_are_counted_and_told(trained, tmp_path):
 
 @pytest.mark.parametrize("at", [2, 3, 4])
 def test_a_kill_in_a_gate_changes_no_number(trained, at):
-    sizes = dict(lies=("tabs",), skills=(8, 15), lessons=(2, -12), gate_every=1, iterations=3, trusted_types=True, keep_best=True)
+    sizes = dict(lies=("tabs",), skills=(8, 15), lessons=(2, -12), gate_every=1, iterations=3,
+                 trusted_types=True, keep_best=True)
     whole, adapter, _ = trained("whole", **sizes)
     World.starts = 0
     with pytest.raises(KeyboardInterrupt):
@@ -262,7 +275,8 @@ def test_a_kill_in_a_gate_changes_no_number(trained, at):
     World.starts = 0
     _, again, teacher = trained("cut", **sizes)
     assert World.starts == 3 - (at - 2), "gates that are there are not repeated"
-    files = [path.relative_to(whole.path) for path in whole.path.rglob("*.json*") if path.name not in ("stages.jsonl", "progress.json")]
+    clocks = ("stages.jsonl", "progress.json")
+    files = [path.relative_to(whole.path) for path in whole.path.rglob("*.json*") if path.name not in clocks]
     assert len(files) > 20 and again.relative_to(cut.path) == adapter.relative_to(whole.path)
     for file in files:
         assert (cut.path / file).read_bytes() == (whole.path / file).read_bytes(), file
@@ -319,7 +333,8 @@ def test_the_variant_goes_through_a_real_world_and_a_kill(tiny_model_folder, tmp
     for file in ("gate.json", "iterations/0001/gate.json", "iterations/0002/gate.json", "iterations/0002/metrics.json",
                  "iterations/kept.json", "gate_after.json"):
         assert views[0].place(file).read_bytes() == views[1].place(file).read_bytes(), file
-    drop = lambda row: json.dumps({key: value for key, value in row.items() if key not in ("minutes", "peak_megabytes")})  # noqa: E731
+    clocks = ("minutes", "peak_megabytes", "commit")
+    drop = lambda row: {key: value for key, value in row.items() if key not in clocks}  # noqa: E731
     rows = [next(row for row in result_rows(run) if row["variant"] == name) for run in opened]
     assert drop(rows[0]) == drop(rows[1])
     names = ("gate.json", "iterations/0001/gate.json", "iterations/0002/gate.json", "gate_after.json")
