@@ -38,7 +38,7 @@ myst_heading_anchors = 4
 html_theme = "sphinx_book_theme"
 html_static_path, html_css_files, templates_path = ["static"], ["book.css"], ["templates"]
 html_additional_pages = {"index": "start.html"}  # the address of the site itself leads to nbs/index.html
-html_math_renderer = "mathml"
+html_math_renderer, myst_update_mathjax = "mathml", False
 html_show_sphinx = False
 html_theme_options = {
     "repository_url": REPOSITORY, "repository_branch": BRANCH, "use_repository_button": True, "use_source_button": True,
