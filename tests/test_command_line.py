@@ -349,7 +349,7 @@ def test_demo_replays_without_weights_torch_or_browser():
     program = ("import sys\nsys.modules.update(dict.fromkeys(['torch', 'transformers', 'selenium', 'miniwob', 'faiss']))\n"
                "from dreamgym.command_line import run_command\nsys.exit(run_command(['demo', '--pause', '60']))")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, stdin=subprocess.DEVNULL,
-                          env=os.environ | {"COLUMNS": "100", "PATH": "", "FORCE_COLOR": ""}, timeout=200)  # four pauses and more
+                          env=os.environ | {"COLUMNS": "100", "PATH": "", "FORCE_COLOR": ""}, timeout=200)  # below four pauses
     assert done.returncode == 0, done.stderr
     assert "dream: success, real page: success" in done.stdout and "dream: failure, real page: failure" in done.stdout
     assert "Refused: 'Donova' for 'Donovan'" in done.stdout
