@@ -179,7 +179,7 @@ AGENTS = {"warm_start": "warm start", "imitation": "imitation (BC, RFT)", "dpo":
           "real_few_from_imitation": "real GRPO, as few steps, from RFT", "no_retrieval": "dream without retrieval",
           "no_reasoning": "dream without reasoning", "no_curriculum": "dream without curriculum",
           "no_doubt": "dream without doubt", "rules_only": "dream by rules alone",
-          "oracle_data": "dream of designed data"}
+          "oracle_data": "dream of designed data", "dream_trusted": "dream, from RFT, where it is true"}
 
 
 def _evaluations(run: Run) -> dict[str, dict]:
