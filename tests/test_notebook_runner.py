@@ -53,7 +53,7 @@ def test_the_method_is_every_chapter_that_makes_or_reads_a_stage_of_a_run():
     for path in chapter_paths():
         source = "\n".join(cell.source for cell in runnable(path).cells
                            if cell.cell_type == "code" and "export" not in directives(cell.source))
-        called = set(re.findall(r"(\w+)\(current\b", source)) - {"derive_seed", "fetch_model", "float", "load", "range"}  # sizes only
+        called = set(re.findall(r"(\w+)\(current\b", source)) - {"derive_seed", "display", "fetch_model", "float", "load", "range"}  # sizes only
         if "Run.open(run" in source and called:
             reads.add(path.stem)
     assert reads - set(method) <= {"40_experiments", "80_benchmarks", "92_notebook_runner"}  # they read what a run has left, or make their own
