@@ -804,7 +804,7 @@ def random_shop_action(
 # %% ../../nbs/34_shop_tasks.ipynb #2a4556ab
 _FEW_KINDS = ("order_status", "open_order", "search_products", "change_name")  # short pages, short ways
 _EASY_KINDS = ("order_status", "order_total", "order_contents", "quantity_bought", "review_stars", "address_postcode",
-               "open_order", "open_product", "sort_category", "open_page", "add_to_basket")  # every training template with easy tasks
+               "open_order", "open_product", "sort_category", "open_page", "add_to_basket")  # templates with easy tasks
 _SMALL = dict(parallel=4, log_episodes=2, fewest_demonstrations=2, demonstration_power=1.0, warm_start_epochs=3, retrieved=3,
               variation_examples=10, group_size=4, transfer_group_size=2, development_per_kind=2, held_out_per_kind=1)
 _SIZES = {
@@ -813,7 +813,8 @@ _SIZES = {
                   tasks_per_iteration=5, test_per_kind=2),
     "cpu": dict(_SMALL, kinds=_EASY_KINDS, maximum_steps=8, offline_seeds_per_kind=5, start_seeds_per_kind=4,
                 experience_token_budget=140_000, judgement_examples=80, quality_steps=24, iterations=3,
-                tasks_per_iteration=8, test_per_kind=3, temperature=0.8, dead_weight=0.0, smallest_value=0.12, policy_warmup=4)}
+                tasks_per_iteration=8, test_per_kind=3, temperature=0.8, dead_weight=0.0, smallest_value=0.12,
+                policy_warmup=4)}
 _SIZES["gpu"] = _SIZES["paper"] = dict(parallel=4, maximum_steps=10, development_per_kind=2, test_per_kind=4)
 
 # %% ../../nbs/34_shop_tasks.ipynb #b083a66c
