@@ -340,11 +340,18 @@ def test_imitation_makes_the_shown_action_likelier(tiny):
 
 
 @pytest.fixture
-def run_with_data(quick_run):
+def designed_run(quick_run):
+    "A run that learns from an oracle's episodes and designed mistakes."
+    quick_run.scale = replace(quick_run.scale, source="oracle")
+    return quick_run
+
+
+@pytest.fixture
+def run_with_data(designed_run):
     "A run directory whose offline data is there: branches and too many oracles of two kinds."
     trajectories = [shown(kind, n, source) for n in range(10) for kind in ("a", "b") for source in ("branch", "oracle")]
-    write_trajectories(quick_run.path / "offline.jsonl", trajectories)
-    return quick_run
+    write_trajectories(designed_run.path / "offline.jsonl", trajectories)
+    return designed_run
 
 
 def test_demonstrations_are_few_and_by_the_oracle(run_with_data):
@@ -356,24 +363,24 @@ def test_demonstrations_are_few_and_by_the_oracle(run_with_data):
 
 @pytest.mark.parametrize(("power", "fewest", "of_long", "of_short"), [
     (0, 1, 1, 1), (1, 1, 2, 1), (1.5, 1, 3, 1), (2, 1, 4, 1), (2, 0, 4, 1), (2, 2, 4, 2), (1, 3, 3, 3)])
-def test_long_task_types_get_more_demonstrations(quick_run, power, fewest, of_long, of_short):
-    quick_run.scale = replace(quick_run.scale, demonstration_power=power, fewest_demonstrations=fewest)
+def test_long_task_types_get_more_demonstrations(designed_run, power, fewest, of_long, of_short):
+    designed_run.scale = replace(designed_run.scale, demonstration_power=power, fewest_demonstrations=fewest)
     long = [shown("long", n, "oracle") for n in range(30)]
     short = [t.model_copy(update={"task": t.task.model_copy(update={"kind": "short", "id": f"short/{n}"}),
                                   "transitions": t.transitions[-1:]}) for n, t in enumerate(long)]
-    write_trajectories(quick_run.path / "offline.jsonl", long + short)
-    kinds = [t.task.kind for t in demonstrations(quick_run)]
+    write_trajectories(designed_run.path / "offline.jsonl", long + short)
+    kinds = [t.task.kind for t in demonstrations(designed_run)]
     assert (kinds.count("long"), kinds.count("short")) == (of_long, of_short), "rounded"
 
 
-def test_goals_take_turns_among_the_demonstrations(quick_run):
-    quick_run.scale = replace(quick_run.scale, demonstration_power=2)
+def test_goals_take_turns_among_the_demonstrations(designed_run):
+    designed_run.scale = replace(designed_run.scale, demonstration_power=2)
     goals = ["OK"] * 7 + ["x", "OK", "Cancel", "x", "x"]
     trajectories = [shown("a", n, "oracle") for n in range(len(goals))]
     trajectories = [t.model_copy(update={"task": t.task.model_copy(update={"goal": goal})})
                     for t, goal in zip(trajectories, goals, strict=True)]
-    write_trajectories(quick_run.path / "offline.jsonl", trajectories)
-    assert [t.task.id for t in demonstrations(quick_run)] == ["a/0", "a/7", "a/9", "a/1"]
+    write_trajectories(designed_run.path / "offline.jsonl", trajectories)
+    assert [t.task.id for t in demonstrations(designed_run)] == ["a/0", "a/7", "a/9", "a/1"]
 
 
 def test_the_warm_start_is_a_stage(run_with_data, tiny_model_folder, monkeypatch):

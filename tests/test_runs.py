@@ -91,7 +91,7 @@ def test_a_suite_has_the_last_word_on_sizes_where_the_scale_is_a_name(tmp_path):
     kinds = {name: Run.open(tmp_path / name, name).scale.kinds for name in ("quick", "cpu", "gpu", "paper")}
     assert kinds["quick"] == QUICK_KINDS and [len(kinds[name]) >= 14 for name in ("cpu", "gpu", "paper")] == [True] * 3
     opened = Run.open(tmp_path / "quick").scale
-    assert opened == Scale.named("quick", **load_suite("miniwob").sizes("quick")) and opened.source == "oracle"
+    assert opened == Scale.named("quick", **load_suite("miniwob").sizes("quick")) and opened.source == "logs"
     mine = Scale.named("quick", maximum_steps=5)
     assert Run.open(tmp_path / "mine", mine).scale == mine, "a scale of one's own stays as it is"
 

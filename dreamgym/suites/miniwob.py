@@ -821,8 +821,8 @@ class MiniWobSuite(Suite):
         return collect_trajectories(environment, tasks, branches, seed, watch)
 
     def sizes(self, scale: str) -> dict:
-        "Task types, steps, and designed mistakes as the source of the offline data."
-        return {"source": "oracle", **_SIZES.get(scale, _SIZES["quick"])}
+        "Task types, steps, and at `quick` what its types need."
+        return _SIZES.get(scale, _SIZES["quick"])
 
     def missing(self) -> list[str]:
         "A browser."
@@ -931,9 +931,9 @@ class MiniWobUnseen(MiniWobSuite):
         return _panel_tasks(name) if name == "held_out" else _unseen_tasks(name)
 
     def sizes(self, scale: str) -> dict:
-        "Logs as data, and as many tasks as leave training tasks for first pages."
+        "Task types whose goals leave a word open, and as many tasks as leave training tasks for first pages."
         wanted = _UNSEEN_SIZES.get(scale, _UNSEEN_SIZES["quick"])
-        return {**super().sizes(scale), "source": "logs", "kinds": UNSEEN_KINDS, **wanted}
+        return {**super().sizes(scale), "kinds": UNSEEN_KINDS, **wanted}
 
 
 @cache
