@@ -91,7 +91,8 @@ def test_readme_links_every_chapter():
 def test_readme_is_short():
     lines = read("README.md").splitlines()
     assert len(lines) <= 150, "what a newcomer does not need in two minutes belongs into a chapter"
-    assert [line for line in lines if len(line) > 130] == []
+    made = read("README.md").partition("<!-- results ")[2].partition("<!-- /results -->")[0].splitlines()  # a column a world
+    assert [line for line in lines if len(line) > 130 and line not in made] == []
 
 
 def test_readme_says_how_long_the_chapters_are():

@@ -116,7 +116,7 @@ def percent(folder: str, agent: str) -> str:
 
 
 def test_readme_sentences_say_what_the_rows_say():
-    start, dream, last = (percent("main/miniwob-quick", agent) for agent in ("warm_start", "dream", "sim_to_real"))
+    start, dream, last = (percent("ablations/lookups", agent) for agent in ("warm_start", "dream", "sim_to_real"))
     assert f"from {start} to {dream} without a further real step" in README and f"real steps to {last}" in README
     ((imitated, tasks),), ((dreamed, _),) = (successes("ablations/rivals", a) for a in ("imitation", "dream"))
     assert f"it solves {imitated} of {tasks} tasks where the dream solves {dreamed}" in README

@@ -392,9 +392,9 @@ def test_a_row_without_its_name_is_refused_by_line(tmp_path, content, problem):
         read_rows(tmp_path / "absent.csv")
 
 
-@pytest.mark.parametrize("name", ["miniwob-quick", "miniwob-cpu", "textworld-quick"])
+@pytest.mark.parametrize("name", ["ablations/lookups", "main/miniwob-cpu", "main/textworld-quick"])
 def test_the_stored_tables_are_merged_with_nothing_byte_by_byte(tmp_path, name):
-    folder = Path(__file__).parent.parent / "results" / "main" / name
+    folder = Path(__file__).parent.parent / "results" / name
     for part, key in (("agents", "agent"), ("fidelity", "when"), ("types", "agent"), ("curves", "where")):
         stored = (folder / f"{part}.csv").read_bytes()
         (tmp_path / "table.csv").write_bytes(stored)
