@@ -229,7 +229,7 @@ def _whole(text: str) -> str:
 
 
 def _read_report(report: dict) -> PageReport:
-    rows = [Element(row.get("id"), row["tag"], " ".join(_whole(row.get("text", "")).split())[:60], row.get("on"),
+    rows = [Element(row.get("id"), row["tag"], " ".join(_whole(row.get("text", "")).split())[:60].rstrip(), row.get("on"),
                     tuple(map(_whole, row.get("options", ())))) for row in report["rows"]]
     rows = [row for row in rows if row.text or row.id is not None]
     state = END_STATE if report["done"] else render_state(rows)
@@ -785,13 +785,13 @@ def load_panel(
     return tasks
 
 # %% ../../nbs/05_miniwob.ipynb #15d0adff
-QUICK_KINDS = ("click-tab-2", "click-checkboxes", "click-widget")  # by the rule in results/protocol.md
+QUICK_KINDS = ("click-widget", "click-checkboxes", "click-tab-2")  # by the rule in results/protocol.md
 CPU_KINDS = ("click-button", "click-link", "click-option", "click-checkboxes", "enter-text", "enter-password",
              "login-user", "focus-text-2", "click-tab-2", "click-collapsible-2", "click-dialog-2", "click-widget",
              "search-engine", "navigate-tree")
-_SIZES = {"quick": dict(kinds=QUICK_KINDS, maximum_steps=6, demonstration_power=1.0, offline_seeds_per_kind=24,
-                        experience_token_budget=50_000, iterations=3, tasks_per_iteration=9, development_per_kind=8,
-                        held_out_per_kind=5, quality_steps=32),
+_SIZES = {"quick": dict(kinds=QUICK_KINDS, maximum_steps=6, demonstration_power=1.0, offline_seeds_per_kind=16,
+                        start_seeds_per_kind=20, experience_token_budget=40_000, iterations=3, tasks_per_iteration=9,
+                        development_per_kind=8, held_out_per_kind=5, quality_steps=32),
           "cpu": dict(kinds=CPU_KINDS, maximum_steps=6),
           "gpu": dict(kinds=CPU_KINDS, maximum_steps=6), "paper": dict(kinds=CPU_KINDS, maximum_steps=15)}
 
