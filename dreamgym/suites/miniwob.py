@@ -785,7 +785,7 @@ def load_panel(
     return tasks
 
 # %% ../../nbs/05_miniwob.ipynb #15d0adff
-QUICK_KINDS = ("click-widget", "click-checkboxes", "click-tab-2")  # by the rule in results/protocol.md
+QUICK_KINDS = ("click-checkboxes", "click-widget", "click-tab-2")  # by the rule in results/protocol.md
 CPU_KINDS = ("click-button", "click-link", "click-option", "click-checkboxes", "enter-text", "enter-password",
              "login-user", "focus-text-2", "click-tab-2", "click-collapsible-2", "click-dialog-2", "click-widget",
              "search-engine", "navigate-tree")
