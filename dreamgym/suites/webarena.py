@@ -11,8 +11,8 @@ __all__ = ['STATUSES', 'KINDS', 'ACTIONS', 'WEBARENA_VARIABLES', 'LITE_TASK_IDS'
            'abstract_state', 'read_page', 'WebAction', 'parse_web_action', 'offered_options', 'check_web_action',
            'describe_web_action', 'explain_answer', 'explain_move', 'WebGrammar', 'WebEnvironment', 'with_remarks',
            'checked_reading', 'WebSuite', 'WebTasks', 'random_web_action', 'plain_browsergym', 'compare_speed',
-           'ModelReader', 'webarena_urls', 'WebArenaSite', 'webarena_tasks', 'hard_task_ids', 'panel_of_template',
-           'WebArena', 'WebArenaLite', 'WebArenaHard']
+           'ModelReader', 'webarena_urls', 'webarena_tasks', 'panel_of_template', 'WebArenaSite', 'WebArena',
+           'hard_task_ids', 'WebArenaLite', 'WebArenaHard']
 
 # %% ../../nbs/32_webarena.ipynb #bd4d4a19
 import json
@@ -40,8 +40,6 @@ from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 
 import numpy as np
 from fastcore.basics import patch
-
-# %% ../../nbs/32_webarena.ipynb #d32bcb01
 from dreamgym.environments import (
     PANELS,
     BatchEnvironment,
@@ -658,7 +656,7 @@ def web_elements(
         found.setdefault(number, WebElement(number, kind, name, value, tuple(notes.split("; ")) if notes else ()))
     return found
 
-# %% ../../nbs/32_webarena.ipynb #f6cc9e50
+
 KINDS = {  # role of an element that can be acted on -> its kind in a state
     "link": "link", "button": "button", "DisclosureTriangle": "button", "textbox": "textbox", "searchbox": "textbox",
     "spinbutton": "textbox", "Date": "textbox", "DateTime": "textbox", "InputTime": "textbox", "combobox": "combobox",
@@ -671,7 +669,7 @@ _SKIPPED = ("image", "img", "figure", "separator", "Canvas", "Video", "Audio", "
 _NAME, _VALUE, _OPTION, _TEXT = 80, 80, 40, 240  # letters at most
 _OPTIONS = 20  # options of a list that are written out
 
-
+# %% ../../nbs/32_webarena.ipynb #f6cc9e50
 def _flat(text: str, limit: int) -> str:
     "Text of a page on one line, cut, with nothing in it that could be read as an element."
     text = "".join(letter if letter.isprintable() else " " for letter in text)
@@ -696,7 +694,7 @@ def _words(node: dict) -> str:
     "The text inside a node."
     return " ".join(" ".join(part["name"] for part in _below(node) if part["role"] == "text").split())
 
-# %% ../../nbs/32_webarena.ipynb #da5d0068
+
 def _notes(node: dict, kind: str) -> str:
     "What stands in brackets behind an element: its options, or its states."
     options = [part for part in _below(node) if part["role"] == "option"] if kind in ("combobox", "listbox") else []
@@ -705,7 +703,7 @@ def _notes(node: dict, kind: str) -> str:
     names = [_flat_option(part.get("name", "")) for part in options[:_OPTIONS]] + ["…"] * (len(options) > _OPTIONS)
     return f" ({'; '.join(filter(None, names))})"
 
-
+# %% ../../nbs/32_webarena.ipynb #da5d0068
 def _value(node: dict, kind: str) -> str:
     "What an element holds."
     if kind == "listbox":
@@ -731,6 +729,17 @@ def _element(node: dict) -> str:
     value = _value(node, kind)
     shown = f' = "{value}"' if value else ""
     return f'[{node["id"]}] {kind} "{_name(node)}"{shown}{_notes(node, kind)}'
+
+
+class _Menu(list):
+    "Elements around the content, each once."
+
+    def take(self, pieces: Sequence[str]) -> None:
+        "Keep elements, also those inside rows; texts are left out."
+        for piece in pieces:
+            for found in _ELEMENT.finditer(piece):
+                if found[0] not in self:
+                    self.append(found[0])
 
 # %% ../../nbs/32_webarena.ipynb #c77c4a40
 class _Pieces:
@@ -774,17 +783,6 @@ class _PageWriter:
         return pieces.found
 
 # %% ../../nbs/32_webarena.ipynb #1f95452a
-class _Menu(list):
-    "Elements around the content, each once."
-
-    def take(self, pieces: Sequence[str]) -> None:
-        "Keep elements, also those inside rows; texts are left out."
-        for piece in pieces:
-            for found in _ELEMENT.finditer(piece):
-                if found[0] not in self:
-                    self.append(found[0])
-
-
 @patch
 def visit(self: _PageWriter, node: dict, pieces: _Pieces) -> None:
     "Write one node and what is inside it."
@@ -807,7 +805,7 @@ def visit(self: _PageWriter, node: dict, pieces: _Pieces) -> None:
             self.visit(child, pieces)
         end()
 
-# %% ../../nbs/32_webarena.ipynb #6e1424db
+
 @patch
 def _write_element(self: _PageWriter, node: dict, element: str, pieces: _Pieces) -> None:
     "An element; one that is only clickable may hold others."
@@ -824,7 +822,7 @@ def _write_element(self: _PageWriter, node: dict, element: str, pieces: _Pieces)
         if _ELEMENT.search(piece):
             pieces.put(piece)
 
-
+# %% ../../nbs/32_webarena.ipynb #6e1424db
 @patch
 def _twin(self: _PageWriter, node: dict) -> bool:
     "Does another link, one with a name, lead to the same place?"
@@ -841,7 +839,7 @@ def _row(self: _PageWriter, node: dict, pieces: _Pieces) -> None:
         own = f'[{node["id"]}] clickable "" | ' if node.get("click") and node.get("id") else ""
         pieces.put(f"{'columns' if heads else 'row'}: {own}{' | '.join(texts)}")
 
-# %% ../../nbs/32_webarena.ipynb #a7c00475
+
 @patch
 def _item(self: _PageWriter, node: dict, pieces: _Pieces) -> None:
     "An item of a list on one line; one that holds rows or items of its own gives way to them."
@@ -860,7 +858,7 @@ def _heading(self: _PageWriter, node: dict, pieces: _Pieces) -> None:
     name = _flat(node.get("name") or _words(node), _NAME)
     pieces.put(f'heading "{name}"' if name else "")
 
-
+# %% ../../nbs/32_webarena.ipynb #a7c00475
 @patch
 def _label(self: _PageWriter, node: dict, pieces: _Pieces) -> None:
     "A label; where its element says the same name, only the element."
@@ -880,7 +878,7 @@ def _notice(self: _PageWriter, node: dict, pieces: _Pieces) -> None:
         if piece not in texts:
             pieces.put(piece)
 
-# %% ../../nbs/32_webarena.ipynb #97da8ec3
+
 @patch
 def _term(self: _PageWriter, node: dict, pieces: _Pieces) -> None:
     "The first half of a definition; the other half follows on the same line."
@@ -899,7 +897,7 @@ def _definition(self: _PageWriter, node: dict, pieces: _Pieces) -> None:
     for piece in rest:
         pieces.put(piece)
 
-
+# %% ../../nbs/32_webarena.ipynb #97da8ec3
 @patch
 def _dialog(self: _PageWriter, node: dict, pieces: _Pieces) -> None:
     "A window in front of the page."
@@ -907,7 +905,7 @@ def _dialog(self: _PageWriter, node: dict, pieces: _Pieces) -> None:
     for piece in self.gathered(node, pieces):
         pieces.put(piece)
 
-# %% ../../nbs/32_webarena.ipynb #5c4f85c4
+
 _WRITERS = {"row": _PageWriter._row, "listitem": _PageWriter._item, "article": _PageWriter._item,
             "heading": _PageWriter._heading, "LabelText": _PageWriter._label, "alert": _PageWriter._notice,
             "status": _PageWriter._notice, "term": _PageWriter._term, "definition": _PageWriter._definition, "dialog": _PageWriter._dialog,
@@ -1073,6 +1071,12 @@ def _lines_with(text: str, state: str) -> list[str]:
     found = [n for n, line in enumerate(lines) if text and sought.search(line)]
     return [f"{lines[n - 1]} / {lines[n]}" if n and len(lines[n]) < len(text) + 20 else lines[n] for n in found]
 
+
+def _cut(line: str, text: str) -> str:
+    "At most 100 letters of a line, around a text."
+    start = max(0, line.lower().find(text.lower()) - 60)
+    return line[start:start + 100].strip()
+
 # %% ../../nbs/32_webarena.ipynb #336d181b
 def explain_answer(
     task: Task,  # gives the goal
@@ -1095,12 +1099,6 @@ def explain_answer(
     return " ".join([*parts, *(f"The page reports {line[:80]}." for line in reports[:2]), outcome_words(step)])
 
 
-def _cut(line: str, text: str) -> str:
-    "At most 100 letters of a line, around a text."
-    start = max(0, line.lower().find(text.lower()) - 60)
-    return line[start:start + 100].strip()
-
-# %% ../../nbs/32_webarena.ipynb #e048bb33
 def explain_move(
     task: Task,  # gives the goal
     step: Transition,  # after which the episode goes on
@@ -1608,6 +1606,10 @@ class WebSuite(Suite):
         "One browser."
         return WebEnvironment(self.make_site(), WebTasks(self), maximum_steps, **options)
 
+    def random_action(self, task: Task, state: str, random: np.random.Generator) -> str | None:
+        "See `random_web_action`."
+        return random_web_action(task, state, random)
+
     def missing(self) -> list[str]:
         "Packages and a browser."
         return missing_for_the_web()
@@ -1629,7 +1631,7 @@ class WebTasks(Mapping):
     def __len__(self):
         return len(self.known)
 
-# %% ../../nbs/32_webarena.ipynb #5ac14ac7
+
 def random_web_action(
     task: Task,  # its goal gives words to type
     state: str,
@@ -1651,12 +1653,6 @@ def random_web_action(
         return str(WebAction("fill", (element.id, word)) if random.random() < 0.7 else
                    WebAction("press", (element.id, "Enter")))
     return str(WebAction("click", (element.id,)))
-
-
-@patch
-def random_action(self: WebSuite, task: Task, state: str, random: np.random.Generator) -> str | None:
-    "See `random_web_action`."
-    return random_web_action(task, state, random)
 
 # %% ../../nbs/32_webarena.ipynb #748927ed
 def plain_browsergym(
@@ -1684,7 +1680,7 @@ def plain_browsergym(
     return BrowserEnv(OpenPage, pre_observation_delay=0.1, pw_chromium_kwargs=dict(executable_path=find_browser()),
                       action_mapping=_action_set().to_python_code)
 
-# %% ../../nbs/32_webarena.ipynb #3a944369
+
 class _NoChat:
     "A chat that opens no browser."
 
@@ -1697,7 +1693,7 @@ class _NoChat:
     def close(self) -> None:
         pass
 
-
+# %% ../../nbs/32_webarena.ipynb #3a944369
 def _timed(reset: Callable, step: Callable, actions: Sequence[str], rounds: int) -> tuple[float, float]:
     "Seconds per reset and per step, after one round that counts for nothing."
     clocks = ([], [])
@@ -1709,7 +1705,7 @@ def _timed(reset: Callable, step: Callable, actions: Sequence[str], rounds: int)
                 clocks[i > 0].append(time.perf_counter() - begun)
     return float(np.median(clocks[0])), float(np.median(clocks[1]))
 
-# %% ../../nbs/32_webarena.ipynb #cca08e6d
+
 def compare_speed(
     site: Site,
     web_task: dict,
@@ -1721,9 +1717,8 @@ def compare_speed(
     from browsergym.core import env as browsergym_env
     from playwright.sync_api import sync_playwright
 
-    worker, chat = BrowserThread(), browsergym_env.Chat
+    worker, chat, task = BrowserThread(), browsergym_env.Chat, Task(id="speed/0", kind="speed")
     ask = worker.ask
-    task = Task(id="speed/0", kind="speed")
     ours = WebEnvironment(site, {task.id: web_task}, maximum_steps=len(actions) + 1)
     try:
         browsergym_env.Chat = _NoChat
@@ -1779,6 +1774,24 @@ def webarena_urls() -> dict[str, str]:
         raise SiteFailed(f"{wrong[0]} is {named[wrong[0]][:60]!r}; set it to an address such as http://localhost:7770.")
     return {f"__{name.removeprefix('WA_')}__": url for name, url in named.items() if url != "todo"}
 
+
+@cache
+def webarena_tasks() -> dict[int, dict]:
+    "The 812 tasks of WebArena-Verified by their number."
+    folder = Path(find_spec("webarena_verified").origin).parent if find_spec("webarena_verified") else Path()
+    path = folder / "assets" / "dataset" / "webarena-verified.json"
+    if not path.is_file():
+        raise DreamgymError('WebArena\'s tasks come with webarena-verified; type: pip install "dreamgym[webarena]"')
+    return {task["task_id"]: task for task in json.loads(path.read_text(encoding="utf-8"))}
+
+
+def panel_of_template(
+    template: int,  # `intent_template_id`
+) -> str:  # train, development, test or held_out
+    "Tasks of one template stay together: 12 of 20 templates train, 2 develop, 3 test, 3 are held out."
+    draw = int(sha256(f"webarena/{template}".encode()).hexdigest(), 16) % 20
+    return "train" if draw < 12 else "development" if draw < 14 else "test" if draw < 17 else "held_out"
+
 # %% ../../nbs/32_webarena.ipynb #79a58b25
 class WebArenaSite(Site):
     "WebArena's own sites, by address. Whatever episodes change stays changed until somebody starts the sites afresh."
@@ -1810,41 +1823,6 @@ class WebArenaSite(Site):
             raise SiteFailed(f"{url} refuses the account {user}; has somebody changed it?")
 
 # %% ../../nbs/32_webarena.ipynb #ae6d4d94
-@cache
-def webarena_tasks() -> dict[int, dict]:
-    "The 812 tasks of WebArena-Verified by their number."
-    folder = Path(find_spec("webarena_verified").origin).parent if find_spec("webarena_verified") else Path()
-    path = folder / "assets" / "dataset" / "webarena-verified.json"
-    if not path.is_file():
-        raise DreamgymError('WebArena\'s tasks come with webarena-verified; type: pip install "dreamgym[webarena]"')
-    return {task["task_id"]: task for task in json.loads(path.read_text(encoding="utf-8"))}
-
-
-def hard_task_ids() -> list[int]:
-    "The 258 tasks that WebArena-Verified calls hard."
-    folder = Path(find_spec("webarena_verified").origin).parent / "assets" / "dataset" / "subsets"
-    return sorted(json.loads((folder / "webarena-verified-hard.json").read_text(encoding="utf-8"))["task_ids"])
-
-
-# The 165 tasks of WebArena-Lite (Liu and others, VisualAgentBench, 2024), as browsergym-webarenalite 0.14.3 lists them.
-LITE_TASK_IDS = tuple(map(int, """
-    4 7 15 20 23 27 33 37 43 44 48 56 58 65 69 71 75 77 82 88 93 95 96 97 98 103 109 115 117 118 123 125 127 131 135 139 144
-    149 155 156 157 162 167 169 173 182 190 196 202 205 211 215 220 221 225 227 235 236 240 247 250 254 258 259 268 270 276
-    283 285 287 288 296 300 311 313 318 321 324 333 335 348 349 354 357 361 367 368 369 374 376 381 382 383 384 386 387 392
-    401 404 415 419 423 426 431 440 448 454 458 464 466 470 476 485 488 491 497 505 506 509 514 516 521 524 528 534 538 548
-    566 567 574 577 582 599 601 605 612 619 626 631 641 645 652 657 668 673 678 682 686 693 704 710 714 720 729 733 741 745
-    748 760 762 768 791 798 809 811
-""".split()))
-
-
-def panel_of_template(
-    template: int,  # `intent_template_id`
-) -> str:  # train, development, test or held_out
-    "Tasks of one template stay together: 12 of 20 templates train, 2 develop, 3 test, 3 are held out."
-    draw = int(sha256(f"webarena/{template}".encode()).hexdigest(), 16) % 20
-    return "train" if draw < 12 else "development" if draw < 14 else "test" if draw < 17 else "held_out"
-
-# %% ../../nbs/32_webarena.ipynb #3d18ca66
 class WebArena(WebSuite):
     "All 812 tasks of WebArena-Verified, at the addresses that the variables WA_SHOPPING and so on name."
 
@@ -1874,13 +1852,30 @@ class WebArena(WebSuite):
         except SiteFailed as error:
             return [*super().missing(), str(error)]
 
-# %% ../../nbs/32_webarena.ipynb #d4ae9166
+
 @cache
 def _webarena_panel(numbers: tuple[int, ...], name: str) -> tuple[Task, ...]:
     tasks = [webarena_tasks()[number] for number in numbers]
     kinds = [f"{'-'.join(task['sites'])}-{task['intent_template_id']}" for task in tasks]
     return tuple(Task(id=f"{kind}/{task['task_id']}", kind=kind, seed=task["task_id"], goal=task["intent"])
                  for task, kind in zip(tasks, kinds, strict=True) if panel_of_template(task["intent_template_id"]) == name)
+
+# %% ../../nbs/32_webarena.ipynb #3d18ca66
+# The 165 tasks of WebArena-Lite (Liu and others, VisualAgentBench, 2024), as browsergym-webarenalite 0.14.3 lists them.
+LITE_TASK_IDS = tuple(map(int, """
+    4 7 15 20 23 27 33 37 43 44 48 56 58 65 69 71 75 77 82 88 93 95 96 97 98 103 109 115 117 118 123 125 127 131 135 139 144
+    149 155 156 157 162 167 169 173 182 190 196 202 205 211 215 220 221 225 227 235 236 240 247 250 254 258 259 268 270 276
+    283 285 287 288 296 300 311 313 318 321 324 333 335 348 349 354 357 361 367 368 369 374 376 381 382 383 384 386 387 392
+    401 404 415 419 423 426 431 440 448 454 458 464 466 470 476 485 488 491 497 505 506 509 514 516 521 524 528 534 538 548
+    566 567 574 577 582 599 601 605 612 619 626 631 641 645 652 657 668 673 678 682 686 693 704 710 714 720 729 733 741 745
+    748 760 762 768 791 798 809 811
+""".split()))
+
+
+def hard_task_ids() -> list[int]:
+    "The 258 tasks that WebArena-Verified calls hard."
+    folder = Path(find_spec("webarena_verified").origin).parent / "assets" / "dataset" / "subsets"
+    return sorted(json.loads((folder / "webarena-verified-hard.json").read_text(encoding="utf-8"))["task_ids"])
 
 
 class WebArenaLite(WebArena):
