@@ -427,6 +427,7 @@ def fit(
     seed: int = 0,
     watch: Callable[[int, int, float], None] = lambda step, total, loss: None,
     reasoning: float = 0.9,  # share of the steps with their trace
+    step_tokens: int = 768,  # of an optimiser step
 ) -> list[float]:  # loss per step
     "Supervised fine-tuning with the loss of equation 5, under a token budget."
     random = np.random.default_rng(derive_seed(seed, "reasoning"))
@@ -438,7 +439,7 @@ def fit(
     pages = [(steps[i].query.task.id, steps[i].query.state) for i in chosen] + list(range(len(extra)))
     chosen = [examples[i] for i in chosen] + list(extra)
     self.model.templates = [example.completion for example in chosen[:16]]  # of all types and outcomes in turn
-    losses = self.model.train_supervised(chosen, epochs, learning_rate, 768, seed=seed, watch=watch, groups=pages)
+    losses = self.model.train_supervised(chosen, epochs, learning_rate, step_tokens, seed=seed, watch=watch, groups=pages)
     self.forget()
     return losses
 
@@ -686,7 +687,7 @@ def experience_model(
             training, sizes.experience_epochs, sizes.experience_token_budget, sizes.experience_learning_rate,
             sizes.outcome_weight, extra, derive_seed(run.seed, "experience"),
             lambda step, total, loss: run.progress("experience model", step, total, f"loss {loss:.2f}"),
-            sizes.reasoning_share)
+            sizes.reasoning_share, sizes.experience_step_tokens)
         model.model.save_adapter(path)
         run.record("experience_model", losses=[round(x, 4) for x in losses], training_steps=len(training))
 

@@ -79,8 +79,8 @@ STAGES = {  # stage -> the stages that it is made from, and the sizes of its own
     "annotated.jsonl": ("offline.jsonl", ""),
     "agent/imitation": ("offline.jsonl", "imitation_epochs"),
     "buffer": ("annotated.jsonl", ""),
-    "experience_model": ("annotated.jsonl", "experience_epochs experience_learning_rate experience_token_budget outcome_weight "
-                         "variation_examples judgement_examples retrieved reasoning_share"),
+    "experience_model": ("annotated.jsonl", "experience_epochs experience_learning_rate experience_token_budget "
+                         "experience_step_tokens outcome_weight variation_examples judgement_examples retrieved reasoning_share"),
     "model_quality.json": ("experience_model buffer", "simulator"),
     "agent/dpo": ("agent/imitation", "start preference_weight preference_epochs preference_learning_rate preference_pairs"),
     "gate.json": ("experience_model buffer agent/imitation", "start doubt temperature simulator"),

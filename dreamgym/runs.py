@@ -81,6 +81,7 @@ class _Experience:
     experience_epochs: int = size(1, "epochs", elsewhere="an introduction: 5")
     experience_learning_rate: float = size(2.5e-3, "per step")
     experience_token_budget: int = size(60_000, "training tokens")
+    experience_step_tokens: int = size(768, "training tokens per optimiser step")
     outcome_weight: float = size(3.0, "weight of the tokens that carry the reward", "1 (equation 5)")
     variation_examples: int = size(30, "task pairs in the experience model's training")
     judgement_examples: int = size(300, "traces without their pages in the experience model's training")

@@ -362,6 +362,12 @@ def test_fitting_lowers_the_loss_and_forgets_old_answers(tiny):
     assert losses[-1] < losses[0] and all(after[part] < before[part] for part in before) and not tiny.answers
 
 
+def test_the_tokens_of_an_optimiser_step_are_a_size(tiny):
+    examples = make_examples()
+    many, few = (len(tiny.fit(examples, epochs=1, budget=60_000, seed=3, step_tokens=tokens)) for tokens in (1, 100_000))
+    assert (many, few) == (len(examples), 1), "the same tokens, in small steps and in one"
+
+
 def test_fitting_leaves_templates_of_many_outcomes_to_guess_from(tiny):
     assert tiny.model.templates == []
     tiny.fit(make_examples(("a", "b", "c"), 12), epochs=1, budget=60_000, learning_rate=1e-2, seed=3)

@@ -790,7 +790,8 @@ CPU_KINDS = ("click-button", "click-link", "click-option", "click-checkboxes", "
              "login-user", "focus-text-2", "click-tab-2", "click-collapsible-2", "click-dialog-2", "click-widget",
              "search-engine", "navigate-tree")
 _SIZES = {"quick": dict(kinds=QUICK_KINDS, maximum_steps=6, demonstration_power=1.0, most_demonstrations=12,
-                        offline_seeds_per_kind=16, start_seeds_per_kind=20, experience_token_budget=40_000, iterations=3,
+                        offline_seeds_per_kind=16, start_seeds_per_kind=20, experience_token_budget=54_000,
+                        experience_step_tokens=256, judgement_examples=60, variation_examples=24, iterations=3,
                         tasks_per_iteration=9, development_per_kind=8, held_out_per_kind=5, quality_steps=32),
           "cpu": dict(kinds=CPU_KINDS, maximum_steps=6),
           "gpu": dict(kinds=CPU_KINDS, maximum_steps=6), "paper": dict(kinds=CPU_KINDS, maximum_steps=15)}
