@@ -785,14 +785,13 @@ def load_panel(
     return tasks
 
 # %% ../../nbs/05_miniwob.ipynb #15d0adff
-QUICK_KINDS = ("click-checkboxes", "click-widget", "login-user")  # by the rule in results/protocol.md
+QUICK_KINDS = ("click-button", "click-dialog-2", "enter-text")
 CPU_KINDS = ("click-button", "click-link", "click-option", "click-checkboxes", "enter-text", "enter-password",
              "login-user", "focus-text-2", "click-tab-2", "click-collapsible-2", "click-dialog-2", "click-widget",
              "search-engine", "navigate-tree")
-_SIZES = {"quick": dict(kinds=QUICK_KINDS, maximum_steps=6, demonstration_power=1.0, most_demonstrations=12,
-                        offline_seeds_per_kind=16, start_seeds_per_kind=20, experience_token_budget=50_000,
-                        experience_step_tokens=256, judgement_examples=60, variation_examples=24, iterations=3,
-                        tasks_per_iteration=9, development_per_kind=8, held_out_per_kind=5, quality_steps=32),
+_SIZES = {"quick": dict(kinds=QUICK_KINDS, maximum_steps=3, most_demonstrations=12, offline_seeds_per_kind=40,
+                        experience_token_budget=50_000, experience_step_tokens=256, judgement_examples=150,
+                        held_out_per_kind=10, quality_steps=32),
           "cpu": dict(kinds=CPU_KINDS, maximum_steps=6),
           "gpu": dict(kinds=CPU_KINDS, maximum_steps=6), "paper": dict(kinds=CPU_KINDS, maximum_steps=15)}
 
@@ -825,7 +824,7 @@ class MiniWobSuite(Suite):
         return collect_trajectories(environment, tasks, branches, seed, watch)
 
     def sizes(self, scale: str) -> dict:
-        "Task types, steps, and at `quick` what its types need."
+        "Task types and steps; at `quick` also what makes it short."
         return _SIZES.get(scale, _SIZES["quick"])
 
     def missing(self) -> list[str]:
