@@ -55,8 +55,9 @@ def test_a_summary_counts_each_type():
 def test_the_test_panel_is_frozen_and_disjoint(quick_run):
     tests, development = panel_of_tests(quick_run), development_tasks(quick_run)
     sizes = quick_run.scale
-    assert tests == load_panel("test", (*sizes.kinds, *HELD_OUT_KINDS), sizes.test_per_kind)
-    assert len(tests) == (len(sizes.kinds) + len(HELD_OUT_KINDS)) * sizes.test_per_kind
+    own, held_out = load_panel("test", sizes.kinds, sizes.test_per_kind), load_panel("test", HELD_OUT_KINDS, sizes.held_out_per_kind)
+    assert tests == own + held_out and 0 < sizes.held_out_per_kind <= sizes.test_per_kind
+    assert len(tests) == len(sizes.kinds) * sizes.test_per_kind + len(HELD_OUT_KINDS) * sizes.held_out_per_kind
     assert len(development) == len(sizes.kinds) * sizes.development_per_kind
     training = {t.id for t in load_panel("train")}
     assert not {t.id for t in tests} & ({t.id for t in development} | training)
