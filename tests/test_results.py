@@ -110,6 +110,11 @@ def successes(folder: str, agent: str) -> list[tuple[int, int]]:  # with each se
     return [(round(float(row["success"]) * int(row["episodes"])), int(row["episodes"])) for row in rows]
 
 
+def solved_with_seed_0(folder: str) -> dict[str, int]:  # solved tasks, agent by agent
+    rows = [row for row in agent_rows(RESULTS / folder) if int(float(row["seed"])) == 0]
+    return {row["agent"]: round(float(row["success"]) * int(row["episodes"])) for row in rows}
+
+
 def percent(folder: str, agent: str) -> str:
     found = successes(folder, agent)
     return f"{sum(a / b for a, b in found) / len(found):.0%}"
@@ -118,6 +123,9 @@ def percent(folder: str, agent: str) -> str:
 def test_readme_sentences_say_what_the_rows_say():
     start, dream, last = (percent("ablations/lookups", agent) for agent in ("warm_start", "dream", "sim_to_real"))
     assert f"from {start} to {dream} without a further real step" in README and f"real steps to {last}" in README
+    names = ("warm_start", "imitation", "dream", "sim_to_real")
+    first, rival, dreamed, moved = (solved_with_seed_0("main/miniwob-quick")[name] for name in names)
+    assert f"from {first} of 60 to {rival} by imitation, {dreamed} in the dream, {moved} after transfer" in README
     ((imitated, tasks),), ((dreamed, _),) = (successes("ablations/rivals", a) for a in ("imitation", "dream"))
     assert f"it solves {imitated} of {tasks} tasks where the dream solves {dreamed}" in README
     real, dream, last = (percent("main/miniwob-cpu", agent) for agent in ("real", "dream", "sim_to_real"))

@@ -825,7 +825,7 @@ class MiniWobSuite(Suite):
 
     def sizes(self, scale: str) -> dict:
         "Task types and steps; at `quick` also what makes it short."
-        return _SIZES.get(scale, _SIZES["quick"])
+        return {**_SIZES.get(scale, _SIZES["quick"])}
 
     def missing(self) -> list[str]:
         "A browser."
